@@ -1,0 +1,1 @@
+"""Negative binomial mixed models for AnnData."""
