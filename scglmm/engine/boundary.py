@@ -11,92 +11,108 @@ boundary when that matrix has no positive direction within the null space of Sig
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from .jit import entry
+from .layout import RHS, STEP, G, H
 from .penalised import solve_joint
 
 
-@njit(cache=True, nogil=True)
-def variance_derivative(structure, X, joint, term, work):
+@entry
+def variance_derivative(structure, X, joint, first, c, work):
     """Matrix of derivatives of the criterion in Sigma of one term, seen as an additional term with Sigma = 0.
 
-    `work` holds the state that `scglmm.engine.laplace.laplace` left behind: factors, g, h, and in ``work.step`` a t / 2
-    and in ``work.rhs_v``, ``work.rhs_beta`` the vector q.
+    `work` holds the state that `scglmm.engine.laplace.laplace` left behind: factors, g, h, a t / 2 in row STEP, and the
+    vector q in the right-hand sides.
+
+    Parameters
+    ----------
+    first, c
+        First slot and number of slots of the term.
 
     Returns
     -------
-    (c, c) symmetric matrix, c the number of columns of the term.
+    (c, c) symmetric matrix.
     """
     S, w = structure.z.shape
     p = X.shape[1]
-    q = structure.order.size
-    first = 0
-    while structure.slot_term[first] != term:
-        first += 1
-    c = 0
-    while first + c < w and structure.slot_term[first + c] == term:
-        c += 1
-    zl, zc = work.zl, structure.z_column
+    q = structure.starts.shape[1] - 1
+    z, zl, z_column, strata = structure.z, work.zl, structure.z_column, work.strata
     result = np.zeros((c, c))
 
-    # Scores of the levels, kept at the position of the effect of the level's first column.
+    # A level is known by the position of the effect of its first column; its strata are a linked list.
     score = np.zeros((q, c))
+    head = np.full(q, -1, np.int64)
+    following = np.empty(S, np.int64)
     for s in range(S):
-        level = zc[s, first]
+        level = z_column[s, first]
+        following[s] = head[level]
+        head[level] = s
         for i in range(c):
-            score[level, i] += structure.z[s, first + i] * work.g[s]
+            score[level, i] += z[s, first + i] * strata[G, s]
     for s in range(S):
-        level = zc[s, first]
+        level = z_column[s, first]
         bq = 0.0
         for a in range(w):
-            bq += zl[s, a] * work.rhs_v[zc[s, a], 0]
+            bq += zl[s, a] * work.rhs[z_column[s, a], 0]
         if joint:
             for d in range(p):
-                bq += X[s, d] * work.rhs_beta[d]
-        from_curvature = work.h[s] * bq - work.step[s]
+                bq += X[s, d] * work.betas[RHS, d]
+        from_curvature = strata[H, s] * bq - strata[STEP, s]
         for i in range(c):
-            z = structure.z[s, first + i]
+            z_i = z[s, first + i]
             for j in range(c):
-                result[i, j] += z * from_curvature * score[level, j]
-                result[i, j] -= 0.5 * work.h[s] * z * structure.z[s, first + j]
-    for level in range(q):
-        for i in range(c):
-            for j in range(c):
-                result[i, j] += 0.5 * score[level, i] * score[level, j]
+                result[i, j] += z_i * from_curvature * score[level, j]
+                result[i, j] -= 0.5 * strata[H, s] * z_i * z[s, first + j]
 
-    # + k'M^-1 k / 2 for every level, k_i the sum of h z_i b over the strata of the level.
-    order = np.argsort(zc[:, first], kind="mergesort")
-    columns_v = np.zeros((c, q, 1))
-    columns_beta = np.zeros((c, p))
+    # s's / 2, and k'M^-1 k / 2 for every level, k_i the sum of h z_i b over the strata of the level.
+    column_v = np.zeros((c, q))
+    column_beta = np.zeros((c, p))
     solved_v = np.zeros((q, 1))
     solved_beta = np.zeros(p)
-    begin = 0
-    while begin < S:
-        level = zc[order[begin], first]
-        end = begin
-        columns_v[:] = 0.0
-        columns_beta[:] = 0.0
-        while end < S and zc[order[end], first] == level:
-            s = order[end]
-            for i in range(c):
-                scaled = work.h[s] * structure.z[s, first + i]
-                for a in range(w):
-                    columns_v[i, zc[s, a], 0] += scaled * zl[s, a]
-                if joint:
-                    for d in range(p):
-                        columns_beta[i, d] += scaled * X[s, d]
-            end += 1
+    for level in range(q):
+        if head[level] < 0:
+            continue
         for i in range(c):
-            solved_v[:] = columns_v[i]
-            solved_beta[:] = columns_beta[i]
-            solve_joint(structure, joint, work.values, work.V, work.G, solved_v, solved_beta)
-            for j in range(c):
-                total = 0.0
-                for t in range(q):
-                    total += columns_v[j, t, 0] * solved_v[t, 0]
+            for t in range(q):
+                column_v[i, t] = 0.0
+            for d in range(p):
+                column_beta[i, d] = 0.0
+        s = head[level]
+        while s >= 0:
+            for i in range(c):
+                scaled = strata[H, s] * z[s, first + i]
+                for a in range(w):
+                    column_v[i, z_column[s, a]] += scaled * zl[s, a]
                 if joint:
                     for d in range(p):
-                        total += columns_beta[j, d] * solved_beta[d]
+                        column_beta[i, d] += scaled * X[s, d]
+            s = following[s]
+        for i in range(c):
+            for t in range(q):
+                solved_v[t, 0] = column_v[i, t]
+            for d in range(p):
+                solved_beta[d] = column_beta[i, d]
+            solve_joint(
+                structure.starts,
+                structure.entries,
+                joint,
+                work.values,
+                work.fixed,
+                work.schur,
+                solved_v,
+                solved_beta,
+            )
+            for j in range(c):
+                total = score[level, i] * score[level, j]
+                for t in range(q):
+                    total += column_v[j, t] * solved_v[t, 0]
+                if joint:
+                    for d in range(p):
+                        total += column_beta[j, d] * solved_beta[d]
                 result[i, j] += 0.5 * total
-        begin = end
-    return 0.5 * (result + result.T)
+    for i in range(c):
+        for j in range(i):
+            mean = 0.5 * (result[i, j] + result[j, i])
+            result[i, j] = mean
+            result[j, i] = mean
+    return result

@@ -6,26 +6,32 @@ module with the three kernels of `scglmm.engine.nb2` and a branch to each functi
 
 from __future__ import annotations
 
-from numba import njit
-
 from . import nb2
+from .histogram import histogram_terms
+from .jit import kernel
+from .layout import ETA
 
 NB2 = 0
 
 
-@njit(cache=True, nogil=True)
-def score_curvature(family, E, A, Y, start, stop, scale, theta):
-    """First derivative in eta of the log-likelihood of a stratum, and minus the second."""
-    return nb2.score_curvature(E, A, Y, start, stop, scale, theta)
+@kernel
+def score_curvature(family, nodes, start, theta, strata):
+    """First derivative in eta of the log-likelihood of every stratum, and minus the second."""
+    nb2.score_curvature(nodes, start, theta, strata)
 
 
-@njit(cache=True, nogil=True)
-def derivatives(family, E, A, Y, start, stop, scale, theta):
+@kernel
+def derivatives(family, nodes, start, theta, strata):
     """As `score_curvature`, and dh/deta, dg/dlog(theta), dh/dlog(theta)."""
-    return nb2.derivatives(E, A, Y, start, stop, scale, theta)
+    nb2.derivatives(nodes, start, theta, strata)
 
 
-@njit(cache=True, nogil=True)
-def log_likelihood(family, E, A, Y, start, stop, scale, theta):
-    """The part of the log-likelihood of a stratum that is not linear in eta, and its derivative in log(theta)."""
-    return nb2.log_likelihood(E, A, Y, start, stop, scale, theta)
+@kernel
+def log_likelihood(data, theta, strata):
+    """Log-likelihood of all cells given their linear predictors, and its derivative in log(theta)."""
+    value, slope = nb2.log_likelihood(data.nodes, data.start, theta, strata)
+    more, more_slope = histogram_terms(data.exceed, data.tail, theta)
+    value += data.constant + more
+    for s in range(data.y_sum.size):
+        value += data.y_sum[s] * strata[ETA, s]
+    return value, slope + more_slope

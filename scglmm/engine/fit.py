@@ -10,19 +10,14 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from .boundary import variance_derivative
-from .laplace import make_work
-from .optimise import (
-    LOG_THETA_MAX,
-    NOT_CONVERGED,
-    STOPPED_AT_THETA,
-    evaluate,
-    hessian,
-    maximise,
-)
-from .start import positive_inverse, starting_metric, starting_point
+from .curvature import hessian, negative_definite, positive_inverse
+from .jit import entry, kernel
+from .laplace import laplace
+from .layout import ETA, copy_into, fill, make_work
+from .optimise import LOG_THETA_MAX, NOT_CONVERGED, STOPPED_AT_THETA, maximise
+from .start import starting_point
 
 OK, FAILED = 0, 1
 
@@ -54,7 +49,7 @@ class Fit(NamedTuple):
     eta: np.ndarray  # (S,) linear predictors without the offset
 
 
-@njit(cache=True, nogil=True)
+@entry
 def fit(data, structure, X, joint, beta_guess, psi_guess, log_theta_guess, curvature):
     """Maximise the Laplace criterion of one gene.
 
@@ -72,181 +67,189 @@ def fit(data, structure, X, joint, beta_guess, psi_guess, log_theta_guess, curva
         Whether the Hessian and the derivatives for inference are wanted.
     """
     p = X.shape[1]
-    n_psi = structure.psi_row.size
+    n_psi = structure.psi_at.shape[1]
     first = 0 if joint else p
     n = first + n_psi + 1
     work = make_work(structure, X)
-    beta, v = beta_guess.copy(), np.zeros(structure.order.size)
+    beta, v = beta_guess.copy(), np.zeros(structure.starts.shape[1] - 1)
     par, gradient = np.zeros(n), np.zeros(n)
     psi = par[first : n - 1]
     free = np.ones(n, np.bool_)
-    covariances, betas = np.zeros((n, p, p)), np.zeros((n, p))
-    no_hessian = np.zeros((n, n))
+    d_covariance, d_beta = np.zeros((n, p, p)), np.zeros((n, p))
+    curved = np.zeros((n, n))
 
     log_theta = starting_point(data, structure, X, beta, v, psi, work)
     if not math.isfinite(log_theta):
         return Fit(
-            FAILED, np.nan, 0, np.nan, beta, psi, np.nan, False, free, no_hessian, work.covariance, covariances,
-            betas, v, work.eta,
+            FAILED, np.nan, 0, np.nan, beta, psi, np.nan, False, free, curved, work.schur[1], d_covariance,
+            d_beta, v, work.strata[ETA],
         )  # fmt: skip
     if psi_guess.size == n_psi and math.isfinite(log_theta_guess):
         for k in range(n_psi):
             psi[k] = psi_guess[k]
         log_theta = log_theta_guess
     par[n - 1] = log_theta
-    par[:first] = beta[:first]
+    for c in range(first):
+        par[c] = beta[c]
 
-    metric = starting_metric(data, structure, X, joint, par, free, beta, v, gradient, work)
-    n_eval = n - first + 1
     theta_stop = THETA_STOP
     at_limit = False
     refused = np.zeros(n, np.bool_)  # variances found to rise from 0: not to be put to 0 again
+    before, before_beta, before_v = par.copy(), beta.copy(), v.copy()
     log_theta_before = log_theta
-    value, status = np.nan, NOT_CONVERGED
+    value, status, n_eval = np.nan, NOT_CONVERGED, 0
     for _ in range(8):
-        value, spent, status = maximise(
-            data, structure, X, joint, par, free, metric, theta_stop, beta, v, gradient, work
-        )
-        n_eval += spent
+        value = laplace(data, structure, X, joint, True, par, beta, v, gradient, work)
+        curved = hessian(data, structure, X, joint, par, free, False, beta, v, gradient, work, d_covariance, d_beta)
+        metric = positive_inverse(curved, free)
+        value, spent, status = maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradient, work)
+        n_eval += spent + n - first + 1
         if not math.isfinite(value):
             break
-        again = False
         if status == STOPPED_AT_THETA:
             log_theta_before = par[n - 1]
             par[n - 1] = LOG_THETA_MAX
             free[n - 1] = False
             at_limit = True
             theta_stop = np.inf
-            again = True
-        elif _settle_variances(data, structure, X, joint, par, free, refused, beta, v, gradient, work):
-            again = True
+            continue
+        copy_into(before, par)
+        copy_into(before_beta, beta)
+        copy_into(before_v, v)
+        candidates = _small_variances(structure, par, free, refused)
+        if np.any(candidates):
+            fill(v, 0.0)  # the effects mean something else after a change of Lambda: start their mode afresh
+            zero_value = laplace(data, structure, X, joint, True, par, beta, v, gradient, work)
             n_eval += 1
-        elif at_limit:
-            evaluate(data, structure, X, joint, True, par, beta, v, gradient, work)
+            if _settle(structure, X, joint, par, before, candidates, free, refused, math.isfinite(zero_value), work):
+                fill(v, 0.0)
+                continue
+            copy_into(par, before)
+            copy_into(beta, before_beta)
+            copy_into(v, before_v)
+            laplace(data, structure, X, joint, True, par, beta, v, gradient, work)
             n_eval += 1
-            if -math.exp(LOG_THETA_MAX) * gradient[n - 1] > RISES * max(1.0, -value):
-                par[n - 1] = log_theta_before
-                free[n - 1] = True
-                at_limit = False
-                again = True
-        if not again:
-            break
-        metric = starting_metric(data, structure, X, joint, par, free, beta, v, gradient, work)
-        n_eval += n - first + 1
+        if at_limit and -math.exp(LOG_THETA_MAX) * gradient[n - 1] > RISES * max(1.0, -value):
+            par[n - 1] = log_theta_before
+            free[n - 1] = True
+            at_limit = False
+            continue
+        break
 
-    curved = no_hessian
-    if math.isfinite(value) and curvature:
-        curved = hessian(data, structure, X, joint, par, free, beta, v, work, covariances, betas)
-        n_eval += 2 * int(np.sum(free))
-        _newton_step(data, structure, X, joint, par, free, curved, beta, v, gradient, work)
-    if math.isfinite(value):
-        value = evaluate(data, structure, X, joint, True, par, beta, v, gradient, work)
-        n_eval += 1
+    done = status != NOT_CONVERGED and math.isfinite(value)
+    if curvature and math.isfinite(value):
+        curved = hessian(data, structure, X, joint, par, free, True, beta, v, gradient, work, d_covariance, d_beta)
+        _newton_step(par, free, curved, gradient)
+        value = laplace(data, structure, X, joint, True, par, beta, v, gradient, work)
+        n_eval += 2 * int(np.sum(free)) + 1
+        done = done and math.isfinite(value) and negative_definite(curved, free)
     grad = 0.0
     for i in range(n):
         if free[i]:
             grad = max(grad, abs(gradient[i]))
-    done = status != NOT_CONVERGED and math.isfinite(value)
-    if done and curvature:
-        done = _negative_definite(curved, free)
     return Fit(
         OK if done else FAILED, value, n_eval, grad, beta, par[first : n - 1].copy(), par[n - 1], at_limit, free,
-        curved, work.covariance, covariances, betas, v, work.eta,
+        curved, work.schur[1], d_covariance, d_beta, v, work.strata[ETA],
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
-def _settle_variances(data, structure, X, joint, par, free, refused, beta, v, gradient, work):
-    """Put small standard deviations to 0 where the criterion does not rise from there.
+@kernel
+def _newton_step(par, free, curved, gradient):
+    """One Newton step with the exact Hessian from the end of the search, taken only when it is a small ascent."""
+    n = par.size
+    inverse = positive_inverse(curved, free)
+    direction = np.zeros(n)
+    ascent = 0.0
+    small = True
+    for i in range(n):
+        for j in range(n):
+            direction[i] += inverse[i, j] * gradient[j]
+        ascent += direction[i] * gradient[i]
+        small = small and abs(direction[i]) < 0.01
+    if small and ascent >= 0.0:
+        for i in range(n):
+            par[i] += direction[i]
+
+
+@kernel
+def _small_variances(structure, par, free, refused):
+    """Rewrite every Lambda that is nearly singular in canonical form, its small columns at 0, and mark those."""
+    n = par.size
+    n_psi = structure.psi_at.shape[1]
+    first = n - 1 - n_psi
+    candidates = np.zeros(n, np.bool_)
+    for term in range(_n_terms(structure)):
+        _canonical(
+            structure,
+            term,
+            par[first : n - 1],
+            free[first : n - 1],
+            refused[first : n - 1],
+            candidates[first : n - 1],
+        )
+    return candidates
+
+
+@kernel
+def _settle(structure, X, joint, par, before, candidates, free, refused, finite, work):
+    """Keep small standard deviations at 0 where the criterion does not rise from there, put the others back.
+
+    `par` has the candidates at 0 and `work` the state of the criterion there; `before` is the point they came from.
 
     Returns
     -------
-    Whether anything changed, so that the search has to go on.
+    Whether the search has to go on.
     """
-    n_psi = structure.psi_row.size
-    n = par.size
-    first = n - 1 - n_psi
-    before, before_beta, before_v = par.copy(), beta.copy(), v.copy()
-    candidates = np.zeros(n, np.bool_)
-    n_terms = 0 if n_psi == 0 else structure.slot_term[structure.slot_term.size - 1] + 1
-    for term in range(n_terms):
-        _canonical(structure, term, par[first : n - 1], free[first : n - 1], refused[first : n - 1],
-                   candidates[first : n - 1])  # fmt: skip
-    if not np.any(candidates):
-        par[:] = before
-        return False
-    for i in range(n):
-        if candidates[i]:
-            par[i] = 0.0
-    v[:] = 0.0  # effects of different meaning after the change of Lambda: start the mode afresh
-    value = evaluate(data, structure, X, joint, True, par, beta, v, gradient, work)
+    n_psi = structure.psi_at.shape[1]
+    first = par.size - 1 - n_psi
     changed = False
-    risen = not math.isfinite(value)
-    for term in range(n_terms):
+    for term in range(_n_terms(structure)):
+        start, c = _term(structure, term)
+        entries = c * (c + 1) // 2
         involved = False
-        for k in range(n_psi):
-            if structure.slot_term[structure.psi_row[k]] == term and candidates[first + k]:
-                involved = True
+        for k in range(start, start + entries):
+            involved = involved or candidates[first + k]
         if not involved:
             continue
-        rises = risen
-        if not risen:
-            rises = _rises(structure, X, joint, term, par[first : n - 1], work)
-        for k in range(n_psi):
-            if structure.slot_term[structure.psi_row[k]] != term:
-                continue
+        rises = not finite or _rises(structure, X, joint, term, par[first : first + n_psi], work)
+        for k in range(start, start + entries):
             i = first + k
             if not rises:
                 if candidates[i]:
                     free[i] = False
                     changed = True
-            elif candidates[i]:
+                continue
+            par[i] = before[i]
+            if candidates[i]:
                 refused[i] = True
-                diagonal = structure.psi_row[k] == structure.psi_col[k]
-                par[i] = before[i]
-                if diagonal and abs(before[i]) < 1e-3:
+                if structure.psi_at[0, k] == structure.psi_at[1, k] and abs(before[i]) < 1e-3:
                     # It had collapsed to the stationary point at 0 although the criterion rises from there.
                     par[i] = 0.1
                     changed = True
-            else:
-                par[i] = before[i]
-    if not changed:
-        par[:] = before
-        beta[:] = before_beta
-        v[:] = before_v
-    else:
-        v[:] = 0.0
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
+def _n_terms(structure):
+    n_psi = structure.psi_at.shape[1]
+    return 0 if n_psi == 0 else structure.psi_at[2, n_psi - 1] + 1
+
+
+@kernel
 def _canonical(structure, term, psi, free, refused, candidates):
     """Rewrite Lambda of a term so that a zero variance is a zero column, and mark columns that are small.
 
     A singular Sigma has many roots Lambda; the one whose column is 0 wherever the pivot of the Cholesky factorisation
     is 0 has no free direction left.
     """
-    n_psi = psi.size
-    start = 0
-    while structure.slot_term[structure.psi_row[start]] != term:
-        start += 1
-    low = structure.psi_row[start]
-    c = 0
-    for k in range(start, n_psi):
-        if structure.slot_term[structure.psi_row[k]] == term and structure.psi_row[k] == structure.psi_col[k]:
-            c += 1
-    lam = np.zeros((c, c))
+    start, c = _term(structure, term)
+    low = structure.psi_at[0, start]
     stop = start + c * (c + 1) // 2
     fixed = False
     for k in range(start, stop):
-        lam[structure.psi_row[k] - low, structure.psi_col[k] - low] = psi[k]
         fixed = fixed or refused[k]
-    sigma = lam @ lam.T
+    sigma = _sigma(structure, psi, start, c)
     small = np.zeros(c, np.bool_)
-    for j in range(c):
-        pivot = sigma[j, j]
-        if pivot < SMALL_PSI * SMALL_PSI:
-            small[j] = True
     root = np.zeros((c, c))
     for j in range(c):
         pivot = sigma[j, j]
@@ -263,85 +266,63 @@ def _canonical(structure, term, psi, free, refused, candidates):
         return
     any_free = False
     for k in range(start, stop):
-        if small[structure.psi_col[k] - low] and free[k]:
+        if small[structure.psi_at[1, k] - low] and free[k]:
             any_free = True
     if not any_free:
         return
     for k in range(start, stop):
-        psi[k] = root[structure.psi_row[k] - low, structure.psi_col[k] - low]
-        if small[structure.psi_col[k] - low]:
+        psi[k] = root[structure.psi_at[0, k] - low, structure.psi_at[1, k] - low]
+        if small[structure.psi_at[1, k] - low]:
             candidates[k] = True
 
 
-@njit(cache=True, nogil=True)
-def _rises(structure, X, joint, term, psi, work):
-    """Whether the criterion rises in some direction within the null space of Sigma of a term."""
-    derivative = variance_derivative(structure, X, joint, term, work)
-    c = derivative.shape[0]
+@kernel
+def _term(structure, term):
+    """First entry of psi that belongs to a term, and the number of columns of the term."""
     start = 0
-    while structure.slot_term[structure.psi_row[start]] != term:
+    while structure.psi_at[2, start] != term:
         start += 1
-    low = structure.psi_row[start]
+    c = 0
+    for k in range(start, structure.psi_at.shape[1]):
+        if structure.psi_at[2, k] == term and structure.psi_at[0, k] == structure.psi_at[1, k]:
+            c += 1
+    return start, c
+
+
+@kernel
+def _sigma(structure, psi, start, c):
+    """Sigma = Lambda Lambda' of a term."""
+    low = structure.psi_at[0, start]
     lam = np.zeros((c, c))
     for k in range(start, start + c * (c + 1) // 2):
-        lam[structure.psi_row[k] - low, structure.psi_col[k] - low] = psi[k]
-    values, vectors = np.linalg.eigh(lam @ lam.T)
+        lam[structure.psi_at[0, k] - low, structure.psi_at[1, k] - low] = psi[k]
+    sigma = np.zeros((c, c))
+    for i in range(c):
+        for j in range(c):
+            for m in range(c):
+                sigma[i, j] += lam[i, m] * lam[j, m]
+    return sigma
+
+
+@kernel
+def _rises(structure, X, joint, term, psi, work):
+    """Whether the criterion rises in some direction within the null space of Sigma of a term."""
+    start, c = _term(structure, term)
+    low = structure.psi_at[0, start]
+    derivative = variance_derivative(structure, X, joint, low, c, work)
+    if c == 1:
+        return derivative[0, 0] > RISES
+    values, vectors = np.linalg.eigh(_sigma(structure, psi, start, c))
     n_null = 0
     for i in range(c):
         if values[i] <= 1e-12 * max(1.0, values[c - 1]):
             n_null += 1
-    null = np.ascontiguousarray(vectors[:, :n_null])
     if n_null == 0:
         return False
-    projected = null.T @ derivative @ null
-    return np.linalg.eigvalsh(projected)[n_null - 1] > RISES
-
-
-@njit(cache=True, nogil=True)
-def _newton_step(data, structure, X, joint, par, free, curved, beta, v, gradient, work):
-    """One Newton step with the exact Hessian from the end of the search, taken only when it is a small ascent."""
-    n = par.size
-    evaluate(data, structure, X, joint, True, par, beta, v, gradient, work)
-    for i in range(n):
-        if not free[i]:
-            gradient[i] = 0.0
-    direction = positive_inverse(-curved) @ gradient
-    small = True
-    for i in range(n):
-        if not free[i]:
-            direction[i] = 0.0
-        if not abs(direction[i]) < 0.01:
-            small = False
-    if small and np.dot(direction, gradient) >= 0.0:
-        par[:] += direction
-
-
-@njit(cache=True, nogil=True)
-def _negative_definite(curved, free):
-    """Whether the Hessian over the free parameters is negative definite."""
-    n = 0
-    for i in range(free.size):
-        if free[i]:
-            n += 1
-    reduced = np.zeros((n, n))
-    a = 0
-    for i in range(free.size):
-        if not free[i]:
-            continue
-        b = 0
-        for j in range(free.size):
-            if free[j]:
-                reduced[a, b] = curved[i, j]
-                if not math.isfinite(reduced[a, b]):
-                    return False
-                b += 1
-        a += 1
-    scale = np.empty(n)
-    for i in range(n):
-        if not reduced[i, i] < 0.0:
-            return False
-        scale[i] = 1.0 / math.sqrt(-reduced[i, i])
-    for i in range(n):
-        for j in range(n):
-            reduced[i, j] *= scale[i] * scale[j]
-    return np.linalg.eigvalsh(reduced)[n - 1] < -1e-10
+    projected = np.zeros((n_null, n_null))
+    for a in range(n_null):
+        for b in range(n_null):
+            for i in range(c):
+                for j in range(c):
+                    projected[a, b] += vectors[i, a] * derivative[i, j] * vectors[j, b]
+    return np.linalg.eigh(projected)[0][n_null - 1] > RISES

@@ -11,21 +11,22 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from .jit import entry
 
 DIRECT = 128
 
 
-@njit(cache=True, nogil=True)
-def histogram_terms(exceed, tail_values, tail_times, theta):
+@entry
+def histogram_terms(exceed, tail, theta):
     """The sum above and its derivative in log(theta).
 
     Parameters
     ----------
     exceed
         ``exceed[j]`` is the number of cells with more than j counts, j below `DIRECT`.
-    tail_values, tail_times
-        The distinct counts above `DIRECT` and how many cells have each.
+    tail
+        (2, m) the distinct counts above `DIRECT` and how many cells have each.
     theta
         Size of the negative binomial.
     """
@@ -35,33 +36,33 @@ def histogram_terms(exceed, tail_values, tail_times, theta):
         f += exceed[j] * math.log1p(j / theta)
         f_theta -= exceed[j] * j / (theta + j)
     a = theta + DIRECT
-    for i in range(tail_values.size):
-        d = tail_values[i] - DIRECT
+    for i in range(tail.shape[1]):
+        d = tail[0, i] - DIRECT
         b = a + d
         grown = math.log1p(d / a)
         # Stirling: lgamma(x) = (x - 1/2) log x - x + log(2 pi)/2 + 1/(12 x) - 1/(360 x^3), here with x >= 128
-        value = (a - 0.5) * grown + d * (math.log1p((tail_values[i]) / theta) - 1.0)
+        value = (a - 0.5) * grown + d * (math.log1p(tail[0, i] / theta) - 1.0)
         value += (1.0 / b - 1.0 / a) / 12.0 - (1.0 / b**3 - 1.0 / a**3) / 360.0
         slope = grown - 0.5 * (1.0 / b - 1.0 / a) - (1.0 / b**2 - 1.0 / a**2) / 12.0
         slope += (1.0 / b**4 - 1.0 / a**4) / 120.0
-        f += tail_times[i] * value
-        f_theta += tail_times[i] * (theta * slope - d)
+        f += tail[1, i] * value
+        f_theta += tail[1, i] * (theta * slope - d)
     return f, f_theta
 
 
-@njit(cache=True, nogil=True)
-def log_factorials(exceed, tail_values, tail_times):
+@entry
+def log_factorials(exceed, tail):
     """The constant sum_i lgamma(y_i + 1) = sum_{j>=0} N(y > j) log(1 + j), and lgamma above `DIRECT`."""
     total = 0.0
     for j in range(1, exceed.size):
         total += exceed[j] * math.log1p(j)
     direct = math.lgamma(DIRECT + 1.0)
-    for i in range(tail_values.size):
-        total += tail_times[i] * (math.lgamma(tail_values[i] + 1.0) - direct)
+    for i in range(tail.shape[1]):
+        total += tail[1, i] * (math.lgamma(tail[0, i] + 1.0) - direct)
     return total
 
 
-def exceedance(values: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def exceedance(values: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn distinct counts and how often they occur into the arguments of `histogram_terms`."""
     positive = values > 0
     values, times = values[positive].astype(np.float64), times[positive].astype(np.float64)
@@ -69,4 +70,4 @@ def exceedance(values: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.nd
     exact = np.bincount(capped, weights=times, minlength=1)
     exceed = np.ascontiguousarray(exact[::-1].cumsum()[::-1][1:])
     tail = values > DIRECT
-    return exceed, values[tail], times[tail]
+    return exceed, np.stack([values[tail], times[tail]])

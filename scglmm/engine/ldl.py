@@ -7,19 +7,22 @@ each of them is a loop over the diagonal.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numba import njit
+
+from .jit import entry
 
 
-@njit(cache=True, nogil=True)
-def factor(values, column_start, row_index, row_start, row_column, row_place, work):
+@entry
+def factor(values, starts, entries, work):
     """Overwrite M by its factor: D on the diagonal, L below it. Left-looking, column by column.
 
     Parameters
     ----------
     values
         (q + nnz,) the lower triangle of M; entries of fill are 0. Overwritten.
-    column_start, row_index, row_start, row_column, row_place
+    starts, entries
         The pattern.
     work
         (q,) zeros; zeros again on return.
@@ -28,55 +31,55 @@ def factor(values, column_start, row_index, row_start, row_column, row_place, wo
     -------
     The logarithm of the determinant of M, or NaN when M is not positive definite.
     """
-    q = column_start.size - 1
+    q = starts.shape[1] - 1
     log_det = 0.0
     for j in range(q):
-        start, stop = column_start[j], column_start[j + 1]
+        start, stop = starts[0, j], starts[0, j + 1]
         pivot = values[j]
         for t in range(start, stop):
-            work[row_index[t]] = values[q + t]
-        for r in range(row_start[j], row_start[j + 1]):
-            k, place = row_column[r], row_place[r]
+            work[entries[0, t]] = values[q + t]
+        for r in range(starts[1, j], starts[1, j + 1]):
+            k, place = entries[1, r], entries[2, r]
             scaled = values[q + place] * values[k]
             pivot -= values[q + place] * scaled
-            for t in range(place + 1, column_start[k + 1]):
-                work[row_index[t]] -= values[q + t] * scaled
+            for t in range(place + 1, starts[0, k + 1]):
+                work[entries[0, t]] -= values[q + t] * scaled
         if not pivot > 0.0:
             for t in range(start, stop):
-                work[row_index[t]] = 0.0
+                work[entries[0, t]] = 0.0
             return np.nan
         values[j] = pivot
-        log_det += np.log(pivot)
+        log_det += math.log(pivot)
         for t in range(start, stop):
-            values[q + t] = work[row_index[t]] / pivot
-            work[row_index[t]] = 0.0
+            values[q + t] = work[entries[0, t]] / pivot
+            work[entries[0, t]] = 0.0
     return log_det
 
 
-@njit(cache=True, nogil=True)
-def solve_lower(values, column_start, row_index, x):
+@entry
+def solve_lower(values, starts, entries, x):
     """Overwrite x (q, m) by the solution of L y = x."""
-    q = column_start.size - 1
+    q = starts.shape[1] - 1
     for j in range(q):
-        for t in range(column_start[j], column_start[j + 1]):
+        for t in range(starts[0, j], starts[0, j + 1]):
             for c in range(x.shape[1]):
-                x[row_index[t], c] -= values[q + t] * x[j, c]
+                x[entries[0, t], c] -= values[q + t] * x[j, c]
 
 
-@njit(cache=True, nogil=True)
-def solve_upper(values, column_start, row_index, x):
+@entry
+def solve_upper(values, starts, entries, x):
     """Overwrite x (q, m) by the solution of D L' y = x."""
-    q = column_start.size - 1
+    q = starts.shape[1] - 1
     for j in range(q - 1, -1, -1):
         for c in range(x.shape[1]):
             x[j, c] /= values[j]
-        for t in range(column_start[j], column_start[j + 1]):
+        for t in range(starts[0, j], starts[0, j + 1]):
             for c in range(x.shape[1]):
-                x[j, c] -= values[q + t] * x[row_index[t], c]
+                x[j, c] -= values[q + t] * x[entries[0, t], c]
 
 
-@njit(cache=True, nogil=True)
-def selected_inverse(values, column_start, row_index, inverse, work):
+@entry
+def selected_inverse(values, starts, entries, inverse, work):
     """Entries of M^-1 on the pattern of L (Takahashi's equations).
 
     Column j needs only entries whose two indices both lie in the pattern of column j, and those are on the pattern
@@ -86,37 +89,36 @@ def selected_inverse(values, column_start, row_index, inverse, work):
     ----------
     values
         The factor.
-    column_start, row_index
-        The pattern of L by columns.
+    starts, entries
+        The pattern.
     inverse
         (q + nnz,) result, laid out as `values`.
     work
         (2, q) zeros; zeros again on return.
     """
-    q = column_start.size - 1
+    q = starts.shape[1] - 1
     for j in range(q - 1, -1, -1):
-        start, stop = column_start[j], column_start[j + 1]
+        start, stop = starts[0, j], starts[0, j + 1]
         for t in range(start, stop):
-            work[0, row_index[t]] = values[q + t]
+            work[0, entries[0, t]] = values[q + t]
         for t in range(start, stop):
-            k = row_index[t]
+            k = entries[0, t]
             l_kj = values[q + t]
             work[1, k] -= inverse[k] * l_kj
-            for r in range(column_start[k], column_start[k + 1]):
-                i = row_index[r]
+            for r in range(starts[0, k], starts[0, k + 1]):
                 # L_ij is 0 unless i is in column j's pattern, and what is added to work[1, i] then is never read.
-                if work[0, i] != 0.0:
-                    work[1, k] -= inverse[q + r] * work[0, i]
+                i = entries[0, r]
+                work[1, k] -= inverse[q + r] * work[0, i]
                 work[1, i] -= inverse[q + r] * l_kj
         diagonal = 1.0 / values[j]
         for t in range(start, stop):
-            i = row_index[t]
+            i = entries[0, t]
             inverse[q + t] = work[1, i]
             diagonal -= values[q + t] * work[1, i]
         inverse[j] = diagonal
         for t in range(start, stop):
-            k = row_index[t]
+            k = entries[0, t]
             work[0, k] = 0.0
             work[1, k] = 0.0
-            for r in range(column_start[k], column_start[k + 1]):
-                work[1, row_index[r]] = 0.0
+            for r in range(starts[0, k], starts[0, k + 1]):
+                work[1, entries[0, r]] = 0.0

@@ -1,4 +1,4 @@
-"""NB2 family on nodes: sums over one stratum of the log-likelihood and its derivatives.
+"""NB2 family on nodes: log-likelihood of every stratum and its derivatives in the linear predictor.
 
 For a stratum with linear predictor eta (without the offset) and nodes k (`scglmm.compression`), ``mu = E_k exp(eta)``,
 ``m = mu / theta``, ``r = 1 / (1 + m)``. The parts that do not depend on eta or that need only the histogram of the
@@ -14,71 +14,81 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
-# Reassociation lets the sums over nodes use vector instructions; infinities and NaN keep their meaning.
-SUMS = {"reassoc", "contract", "nsz", "arcp"}
+from .jit import kernel, sum_kernel
+from .layout import ETA, G_THETA, H_THETA, MAX_ETA, NODE_A, NODE_E, NODE_Y, G, H, T
 
 
-@njit(cache=True, nogil=True, fastmath=SUMS)
-def score_curvature(E, A, Y, start, stop, scale, theta):
-    """First derivative in eta and minus the second, summed over the nodes of one stratum."""
+@sum_kernel
+def score_curvature(nodes, start, theta, strata):
+    """First derivative in eta (row G of `strata`) and minus the second (row H) of every stratum."""
     per_theta = 1.0 / theta
-    g = 0.0
-    h = 0.0
-    for k in range(start, stop):
-        mu = E[k] * scale
-        m = mu * per_theta
-        r = 1.0 / (1.0 + m)
-        a_mu = A[k] * mu
-        g += (Y[k] - a_mu) * r
-        h += (Y[k] * m + a_mu) * r * r
-    return g, h
+    for s in range(start.size - 1):
+        scale = math.exp(min(strata[ETA, s], MAX_ETA))
+        g = 0.0
+        h = 0.0
+        for k in range(start[s], start[s + 1]):
+            mu = nodes[NODE_E, k] * scale
+            m = mu * per_theta
+            r = 1.0 / (1.0 + m)
+            a_mu = nodes[NODE_A, k] * mu
+            g += (nodes[NODE_Y, k] - a_mu) * r
+            h += (nodes[NODE_Y, k] * m + a_mu) * r * r
+        strata[G, s] = g
+        strata[H, s] = h
 
 
-@njit(cache=True, nogil=True, fastmath=SUMS)
-def derivatives(E, A, Y, start, stop, scale, theta):
-    """What `score_curvature` gives, and t = dh/deta, dg/dlog(theta), dh/dlog(theta): no logarithms."""
+@sum_kernel
+def derivatives(nodes, start, theta, strata):
+    """What `score_curvature` gives, and T = dh/deta, G_THETA = dg/dlog(theta), H_THETA = dh/dlog(theta)."""
     per_theta = 1.0 / theta
-    g = 0.0
-    h = 0.0
-    t = 0.0
-    g_theta = 0.0
-    h_theta = 0.0
-    for k in range(start, stop):
-        mu = E[k] * scale
-        m = mu * per_theta
-        r = 1.0 / (1.0 + m)
-        a_mu = A[k] * mu
-        r2 = r * r
-        residual = Y[k] - a_mu
-        curvature = (Y[k] * m + a_mu) * r2
-        g += residual * r
-        h += curvature
-        t += curvature * (1.0 - m) * r
-        g_theta += residual * m * r2
-        h_theta += a_mu * r2
-    return g, h, t, g_theta, h_theta - t
+    for s in range(start.size - 1):
+        scale = math.exp(min(strata[ETA, s], MAX_ETA))
+        g = 0.0
+        h = 0.0
+        t = 0.0
+        g_theta = 0.0
+        h_theta = 0.0
+        for k in range(start[s], start[s + 1]):
+            mu = nodes[NODE_E, k] * scale
+            m = mu * per_theta
+            r = 1.0 / (1.0 + m)
+            a_mu = nodes[NODE_A, k] * mu
+            r2 = r * r
+            residual = nodes[NODE_Y, k] - a_mu
+            curvature = (nodes[NODE_Y, k] * m + a_mu) * r2
+            g += residual * r
+            h += curvature
+            t += curvature * (1.0 - m) * r
+            g_theta += residual * m * r2
+            h_theta += a_mu * r2
+        strata[G, s] = g
+        strata[H, s] = h
+        strata[T, s] = t
+        strata[G_THETA, s] = g_theta
+        strata[H_THETA, s] = h_theta - t
 
 
-@njit(cache=True, nogil=True)
-def log_likelihood(E, A, Y, start, stop, scale, theta):
-    """Sum of -(y + theta) log(1 + m) and its derivative in log(theta)."""
+@kernel
+def log_likelihood(nodes, start, theta, strata):
+    """Sum over all strata of -(y + theta) log(1 + m), and its derivative in log(theta)."""
     per_theta = 1.0 / theta
     f = 0.0
     f_theta = 0.0
-    for k in range(start, stop):
-        m = E[k] * scale * per_theta
-        theta_a = theta * A[k]
-        log_1m = math.log1p(m)
-        # m r - log(1 + m) = -m^2/2 + ... : the difference of two nearly equal numbers when m is small.
-        difference = m / (1.0 + m) - log_1m if m > 1e-3 else _difference_series(m)
-        f -= (Y[k] + theta_a) * log_1m
-        f_theta += theta_a * difference + Y[k] * m / (1.0 + m)
+    for s in range(start.size - 1):
+        scale = math.exp(min(strata[ETA, s], MAX_ETA))
+        for k in range(start[s], start[s + 1]):
+            m = nodes[NODE_E, k] * scale * per_theta
+            p = m / (1.0 + m)
+            theta_a = theta * nodes[NODE_A, k]
+            log_1m = math.log1p(m)
+            # p - log(1 + m) = -m^2/2 + ... : the difference of two nearly equal numbers when m is small.
+            difference = p - log_1m if m > 1e-3 else _difference_series(m)
+            f -= (nodes[NODE_Y, k] + theta_a) * log_1m
+            f_theta += theta_a * difference + nodes[NODE_Y, k] * p
     return f, f_theta
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _difference_series(m):
-    """m / (1 + m) - log(1 + m) for small m: the sum over k >= 2 of (-1)^(k-1) m^k (k-1)/k."""
+    """M / (1 + m) - log(1 + m) for small m: the sum over k >= 2 of (-1)^(k-1) m^k (k-1)/k."""
     return m * m * (-0.5 + m * (2 / 3 + m * (-0.75 + m * (0.8 + m * (-5 / 6 + m * 6 / 7)))))

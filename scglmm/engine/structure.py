@@ -25,35 +25,29 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from numba import njit
 from scipy.sparse.linalg import splu
+
+from .jit import entry
 
 
 class Structure(NamedTuple):
     """Symbolic analysis of the random effects (see the module's docstring for the symbols).
 
     Diagonal entries of ``M`` live in ``values[:q]``, those of the strict lower triangle of ``L`` in
-    ``values[q:]`` column by column: `column_start`, `row_index` are that pattern, `row_start`, `row_column`,
-    `row_place` the same entries row by row.
+    ``values[q:]``, column by column.
     """
 
     z: np.ndarray  # (S, w) float64
     z_column: np.ndarray  # (S, w) int32
     place: np.ndarray  # (S, w (w+1)/2) int32: where the product of slots a >= b goes in values
-    psi_row: np.ndarray  # (n_psi,) int32: Lambda[psi_row, psi_col] = psi, in slots
-    psi_col: np.ndarray  # (n_psi,) int32
-    slot_term: np.ndarray  # (w,) int32
-    column_start: np.ndarray  # (q + 1,) int32
-    row_index: np.ndarray  # (nnz,) int32
-    row_start: np.ndarray  # (q + 1,) int32
-    row_column: np.ndarray  # (nnz,) int32
-    row_place: np.ndarray  # (nnz,) int32
-    order: np.ndarray  # (q,) int32: reordered position of random effect i (terms, levels, columns in turn)
+    psi_at: np.ndarray  # (3, n_psi) int32: Lambda[row, column] = psi, in slots; term
+    starts: np.ndarray  # (2, q + 1) int32: first entry of each column, of each row, of the triangle
+    entries: np.ndarray  # (3, nnz) int32: row of an entry by columns; column, and place by columns, of one by rows
 
 
 def analyse(
     codes: list[np.ndarray], n_levels: list[int], covariates: list[np.ndarray], n_strata: int
-) -> Structure:
+) -> tuple[Structure, np.ndarray]:
     """Order the random effects and find the pattern of the factor.
 
     Parameters
@@ -66,20 +60,26 @@ def analyse(
         One array (`n_strata`, columns of the term) for each term; a random intercept is a column of ones.
     n_strata
         Number of strata, needed when there is no term.
+
+    Returns
+    -------
+    structure
+        For the kernels.
+    order
+        (q,) where each random effect went: effects are counted by terms, levels, columns in turn.
     """
     widths = [c.shape[1] for c in covariates]
     w = sum(widths)
     z = np.hstack([*covariates, np.empty((n_strata, 0))]).astype(np.float64)
     natural = np.empty((n_strata, w), np.int64)
-    slot_term = np.empty(w, np.int32)
-    psi_row, psi_col = [], []
+    psi_row, psi_col, psi_term = [], [], []
     first_slot = first_effect = 0
     for term, (code, levels, width) in enumerate(zip(codes, n_levels, widths, strict=True)):
         for column in range(width):
             natural[:, first_slot + column] = first_effect + code * width + column
-            slot_term[first_slot + column] = term
             psi_col += [first_slot + column] * (width - column)
             psi_row += range(first_slot + column, first_slot + width)
+            psi_term += [term] * (width - column)
         first_slot += width
         first_effect += levels * width
     q = first_effect
@@ -108,20 +108,15 @@ def analyse(
     for pair, (row, column) in enumerate(zip(rows, columns, strict=True)):
         wanted = column.astype(np.int64) * q + row
         place[:, pair] = np.where(row == column, row, q + np.searchsorted(keys, wanted))
-    return Structure(
+    structure = Structure(
         z=np.ascontiguousarray(z),
         z_column=z_column,
         place=place,
-        psi_row=np.array(psi_row, np.int32),
-        psi_col=np.array(psi_col, np.int32),
-        slot_term=slot_term,
-        column_start=column_start,
-        row_index=row_index,
-        row_start=row_start,
-        row_column=row_column,
-        row_place=row_place,
-        order=order.astype(np.int32),
+        psi_at=np.array([psi_row, psi_col, psi_term], np.int32),
+        starts=np.stack([column_start, row_start]),
+        entries=np.stack([row_index, row_column, row_place]),
     )
+    return structure, order
 
 
 def _fill_reducing_order(natural: np.ndarray, n_levels: list[int], widths: list[int], q: int) -> np.ndarray:
@@ -150,7 +145,7 @@ def _lower_pattern(rows: list[np.ndarray], columns: list[np.ndarray], q: int) ->
     return sp.csr_array((np.ones(key.size), key % q, indptr), shape=(q, q))
 
 
-@njit(cache=True)
+@entry
 def _elimination_tree(indptr, indices, q):
     """Parent of every column in the elimination tree and the number of entries in each row of L (Liu 1990)."""
     parent = np.full(q, -1, np.int32)
@@ -169,7 +164,7 @@ def _elimination_tree(indptr, indices, q):
     return parent, counts
 
 
-@njit(cache=True)
+@entry
 def _row_patterns(indptr, indices, parent, row_start):
     """Columns of every row of L, sorted: the paths in the elimination tree from the entries of M to the row."""
     q = parent.size
