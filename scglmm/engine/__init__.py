@@ -1,0 +1,19 @@
+"""Engine: mixed models on nodes, numba kernels on plain arrays, no Python objects inside.
+
+In dependency order (symbols are defined in `structure`):
+
+`layout`
+    The arrays of one gene and of one model.
+`nb2`, `histogram`, `families`
+    Log-likelihood and derivatives of every stratum; families by integer code.
+`structure`, `ldl`
+    Where every number of the sparse Hessian goes, worked out once; numeric factor, solve, selected inverse.
+`penalised`, `mode`
+    The penalised Hessian of random and fixed effects; Newton's method for their mode.
+`laplace`, `boundary`
+    Laplace ML and REML with gradient; the derivative at a zero variance.
+`start`, `curvature`, `optimise`, `fit`
+    Starting values, second derivatives, quasi-Newton search, and the fit of one gene with its record.
+`responses`
+    One gene of the compressed tables as the engine wants it.
+"""

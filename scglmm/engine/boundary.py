@@ -1,4 +1,4 @@
-"""Variances at zero: is the likelihood really highest there?
+"""Variances at zero: whether the likelihood is really highest there.
 
 The criterion is even in sigma, so its gradient at sigma = 0 is 0 whatever the data say. What decides is the derivative
 in sigma^2, or for a term with several columns the matrix of derivatives in Sigma: the point is a maximum on the
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import entry
+from scglmm._jit import entry
+
 from .layout import RHS, STEP, G, H
 from .penalised import solve_joint
 

@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from .jit import kernel
+from scglmm._jit import kernel
+
 from .laplace import laplace
 from .layout import copy_into
 

@@ -6,9 +6,10 @@ module with the three kernels of `scglmm.engine.nb2` and a branch to each functi
 
 from __future__ import annotations
 
+from scglmm._jit import kernel
+
 from . import nb2
 from .histogram import histogram_terms
-from .jit import kernel
 from .layout import ETA
 
 NB2 = 0

@@ -1,7 +1,7 @@
 """Fit one gene: start, search, boundaries, curvature, and a record of how it went.
 
-Boundaries are decided, never assumed (`scglmm.engine.boundary`): a variance is put to exactly 0 when the criterion falls
-in every direction away from 0, and theta to its upper limit when the criterion does not rise with 1/theta there.
+Boundaries are decided, never assumed (`scglmm.engine.boundary`): a variance is put to exactly 0 when the criterion
+falls in every direction away from 0, and theta to its upper limit when the criterion does not rise with 1/theta there.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scglmm._jit import entry, kernel
+
 from .boundary import variance_derivative
 from .curvature import hessian, negative_definite, positive_inverse
-from .jit import entry, kernel
 from .laplace import laplace
 from .layout import ETA, copy_into, fill, make_work
 from .optimise import LOG_THETA_MAX, NOT_CONVERGED, STOPPED_AT_THETA, maximise

@@ -12,14 +12,13 @@ import math
 
 import numpy as np
 
-from .jit import entry
-
-DIRECT = 128
+from scglmm._jit import entry
+from scglmm.compression.tables import DIRECT
 
 
 @entry
 def histogram_terms(exceed, tail, theta):
-    """The sum above and its derivative in log(theta).
+    """Compute the sum above and its derivative in log(theta).
 
     Parameters
     ----------
@@ -52,7 +51,7 @@ def histogram_terms(exceed, tail, theta):
 
 @entry
 def log_factorials(exceed, tail):
-    """The constant sum_i lgamma(y_i + 1) = sum_{j>=0} N(y > j) log(1 + j), and lgamma above `DIRECT`."""
+    """Compute the constant sum_i lgamma(y_i + 1) = sum_{j>=0} N(y > j) log(1 + j), and lgamma above `DIRECT`."""
     total = 0.0
     for j in range(1, exceed.size):
         total += exceed[j] * math.log1p(j)

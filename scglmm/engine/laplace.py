@@ -20,8 +20,9 @@ import math
 
 import numpy as np
 
+from scglmm._jit import entry, kernel
+
 from .families import derivatives, log_likelihood
-from .jit import entry, kernel
 from .layout import G_THETA, H_THETA, RHS, SCRATCH, STEP, G, H, T
 from .ldl import selected_inverse, solve_upper
 from .mode import find_mode

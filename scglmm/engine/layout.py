@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .jit import entry, kernel
+from scglmm._jit import entry, kernel
 
 # Rows of Data.nodes
 NODE_E, NODE_A, NODE_Y = 0, 1, 2

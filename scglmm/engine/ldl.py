@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from .jit import entry
+from scglmm._jit import entry
 
 
 @entry

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 
+from scglmm._jit import kernel
+
 from .families import score_curvature
-from .jit import kernel
 from .layout import ETA, GRADIENT, RHS, STEP, G
 from .penalised import assemble, factor_joint, scaled_rows, solve_joint
 

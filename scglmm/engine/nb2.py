@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 
-from .jit import kernel, sum_kernel
+from scglmm._jit import kernel, sum_kernel
+
 from .layout import ETA, G_THETA, H_THETA, MAX_ETA, NODE_A, NODE_E, NODE_Y, G, H, T
 
 
@@ -39,7 +40,7 @@ def score_curvature(nodes, start, theta, strata):
 
 @sum_kernel
 def derivatives(nodes, start, theta, strata):
-    """What `score_curvature` gives, and T = dh/deta, G_THETA = dg/dlog(theta), H_THETA = dh/dlog(theta)."""
+    """Compute what `score_curvature` gives, and T = dh/deta, G_THETA = dg/dlog(theta), H_THETA = dh/dlog(theta)."""
     per_theta = 1.0 / theta
     for s in range(start.size - 1):
         scale = math.exp(min(strata[ETA, s], MAX_ETA))

@@ -14,7 +14,8 @@ import math
 
 import numpy as np
 
-from .jit import kernel
+from scglmm._jit import kernel
+
 from .layout import H
 from .ldl import factor, solve_lower, solve_upper
 

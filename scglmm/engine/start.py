@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from .jit import kernel
+from scglmm._jit import kernel
+
 from .layout import ETA, MAX_ETA, NODE_A, NODE_E, NODE_Y
 from .ldl import selected_inverse
 from .mode import find_mode

@@ -27,7 +27,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
-from .jit import entry
+from scglmm._jit import entry
 
 
 class Structure(NamedTuple):

@@ -1,0 +1,200 @@
+"""Matrices of counts: one look at all numbers before any work, and row chunks for what is not in memory.
+
+In memory a sparse matrix is used as it is, row-wise or column-wise, without a copy. Everything else (dense, backed,
+lazy) is read in row chunks that become sparse rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scglmm._jit import entry, kernel
+
+CHUNK_VALUES = 50_000_000  # numbers, zeros included, in a row chunk of a matrix that is not sparse in memory
+
+OK, NOT_FINITE, NEGATIVE, FRACTIONAL = 0, 1, 2, 3
+
+
+class NotCountsError(ValueError):
+    """The matrix holds something other than counts; the message says what."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Sums of a matrix of counts over the cells that are used.
+
+    Attributes
+    ----------
+    cell_total
+        (n_obs,) total count of every cell of the matrix over all genes, whether the cell is used or not.
+    gene_total
+        (n_vars,) total count of every gene over the cells that are used.
+    gene_cells
+        (n_vars,) cells with at least one count.
+    """
+
+    cell_total: np.ndarray
+    gene_total: np.ndarray
+    gene_cells: np.ndarray
+
+
+def is_in_memory_sparse(matrix: Any) -> bool:
+    """Whether the matrix is CSR or CSC in memory."""
+    return sp.issparse(matrix) and matrix.format in ("csr", "csc")
+
+
+def canonical(matrix: Any) -> Any:
+    """Return the matrix in a form the kernels read: sparse ones without duplicate entries, others untouched."""
+    if sp.issparse(matrix):
+        if matrix.format not in ("csr", "csc"):
+            matrix = matrix.tocsr()
+        if _has_duplicates(matrix.indptr, matrix.indices, matrix.shape[0 if matrix.format == "csc" else 1]):
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
+        if matrix.format == "csc" and not _is_sorted(matrix.indptr, matrix.indices):
+            matrix = matrix.copy()
+            matrix.sort_indices()
+    return matrix
+
+
+def row_chunks(matrix: Any) -> Iterator[tuple[int, sp.csr_array | sp.csr_matrix]]:
+    """First row and rows, as CSR, of consecutive chunks of a matrix that is not sparse in memory."""
+    n, m = matrix.shape
+    step = max(1, CHUNK_VALUES // max(1, m))
+    for first in range(0, n, step):
+        part = matrix[first : first + step]
+        if hasattr(part, "compute"):
+            part = part.compute()
+        if hasattr(part, "to_memory"):
+            part = part.to_memory()
+        chunk = sp.csr_array(part)
+        chunk.sum_duplicates()
+        yield first, chunk
+
+
+def summarise(matrix: Any, used: np.ndarray) -> Summary:
+    """Check that the cells that are used hold counts, and sum them.
+
+    Parameters
+    ----------
+    matrix
+        (n_obs, n_vars), as `canonical` returns it.
+    used
+        (n_obs,) bool.
+
+    Raises
+    ------
+    NotCountsError
+        Negative, fractional, infinite or missing values, with an example.
+    """
+    n, m = matrix.shape
+    cell_total, gene_total, gene_cells = np.zeros(n), np.zeros(m), np.zeros(m, np.int64)
+    chunks = [(0, matrix)] if is_in_memory_sparse(matrix) else row_chunks(matrix)
+    for first, chunk in chunks:
+        scan = _scan_columns if chunk.format == "csc" else _scan_rows
+        rows = slice(first, first + chunk.shape[0])
+        kind, value = scan(
+            chunk.indptr, chunk.indices, numbers(chunk), used[rows], cell_total[rows], gene_total, gene_cells
+        )
+        if kind != OK:
+            raise NotCountsError(_describe(kind, value))
+    return Summary(cell_total, gene_total, gene_cells)
+
+
+def numbers(matrix: sp.csr_array | sp.csc_array) -> np.ndarray:
+    """Values of a sparse matrix as something numba reads: booleans become bytes, odd types become float64."""
+    data = matrix.data
+    if data.dtype == np.bool_:
+        return data.view(np.uint8)
+    if data.dtype.kind not in "iuf" or data.dtype == np.float16 or not data.dtype.isnative:
+        return data.astype(np.float64)
+    return data
+
+
+def looks_like_counts(matrix: Any, n_rows: int = 200) -> bool:
+    """Whether the first rows of a matrix hold non-negative whole numbers (for hints in messages)."""
+    part = matrix[:n_rows]
+    part = part.compute() if hasattr(part, "compute") else part
+    data = part.data if sp.issparse(part) else np.asarray(part)
+    data = np.asarray(data, np.float64)
+    return bool(np.isfinite(data).all() and (data >= 0).all() and (data == np.floor(data)).all())
+
+
+def _describe(kind: int, value: float) -> str:
+    if kind == NOT_FINITE:
+        return f"contains {value}: counts must be finite"
+    if kind == NEGATIVE:
+        return f"contains the negative value {value:g}: it is not counts (scaled data?)"
+    return f"contains the fractional value {value:.6g}: it is not raw counts (normalised or log-transformed?)"
+
+
+@entry
+def _has_duplicates(indptr, indices, n_minor):
+    last = np.full(n_minor, -1, np.int64)
+    for i in range(indptr.size - 1):
+        for j in range(indptr[i], indptr[i + 1]):
+            if last[indices[j]] == i:
+                return True
+            last[indices[j]] = i
+    return False
+
+
+@entry
+def _is_sorted(indptr, indices):
+    for i in range(indptr.size - 1):
+        for j in range(indptr[i] + 1, indptr[i + 1]):
+            if indices[j] < indices[j - 1]:
+                return False
+    return True
+
+
+@kernel
+def _kind(value):
+    """Which of the codes a value is; `not value >= 0` is also true for NaN."""
+    if not np.isfinite(value):
+        return NOT_FINITE
+    if not value >= 0:
+        return NEGATIVE
+    if value != np.floor(value):
+        return FRACTIONAL
+    return OK
+
+
+@entry
+def _scan_rows(indptr, indices, data, used, cell_total, gene_total, gene_cells):
+    for i in range(indptr.size - 1):
+        total = 0.0
+        for j in range(indptr[i], indptr[i + 1]):
+            value = np.float64(data[j])
+            total += value
+            if used[i]:
+                kind = _kind(value)
+                if kind != OK:
+                    return kind, value
+                if value > 0:
+                    gene_total[indices[j]] += value
+                    gene_cells[indices[j]] += 1
+        cell_total[i] = total
+    return OK, 0.0
+
+
+@entry
+def _scan_columns(indptr, indices, data, used, cell_total, gene_total, gene_cells):
+    for g in range(indptr.size - 1):
+        for j in range(indptr[g], indptr[g + 1]):
+            value = np.float64(data[j])
+            cell = indices[j]
+            cell_total[cell] += value
+            if used[cell]:
+                kind = _kind(value)
+                if kind != OK:
+                    return kind, value
+                if value > 0:
+                    gene_total[g] += value
+                    gene_cells[g] += 1
+    return OK, 0.0

@@ -1,0 +1,174 @@
+"""Chebyshev nodes of every stratum's offset range, and the weights of the cells on them.
+
+Inside a stratum the likelihood is a sum over cells of smooth functions of the offset o_i alone. Interpolated at K
+Chebyshev nodes tau_k with Lagrange basis L_k,
+
+    sum_i w_i F(o_i)  =  sum_k ( sum_i w_i L_k(o_i) ) F(tau_k)   + error
+
+so A_k = sum_i L_k(o_i) and, for each gene, Y_k = sum_i y_i L_k(o_i) replace the cells (barycentric form: Berrut and
+Trefethen 2004, doi 10.1137/S0036144502417715). log(1 + e^t) is analytic up to +-i pi, so on an interval of half width h
+its interpolation error falls like rho^-K with rho = pi/h + sqrt((pi/h)^2 + 1) (Trefethen 2013, theorem 8.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scglmm._jit import entry, kernel
+
+# Largest error of log(1 + e^(t + c)) and of its derivative, relative to their maximum, times rho^K, over half widths
+# from 0.02 to 8 and all c: 9.1 (tests/compression/test_nodes.py measures it again).
+CONSTANT = 10.0
+
+
+def n_nodes(half_width: np.ndarray, tolerance: float) -> np.ndarray:
+    """Choose how many nodes keep the relative error of the log-likelihood and its derivative below `tolerance`.
+
+    Parameters
+    ----------
+    half_width
+        Half the width of the offset range (natural log), any shape.
+    tolerance
+        Relative error, for instance 1e-10.
+    """
+    ratio = np.pi / np.maximum(half_width, 1e-12)
+    rho = ratio + np.sqrt(ratio**2 + 1)
+    needed = np.ceil(np.log(CONSTANT / tolerance) / np.log(rho)).astype(np.int64)
+    # One node represents a constant offset; two are the least that keep sum y o exact.
+    return np.where(half_width == 0, 1, np.maximum(needed, 2))
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Cells of every stratum represented by nodes.
+
+    Attributes
+    ----------
+    stratum
+        (n,) stratum of every cell.
+    offset
+        (n,) offset of every cell, natural log.
+    order
+        (n,) cells sorted by stratum, within a stratum in the order of the data.
+    cell_start
+        (S + 1,) first cell of each stratum in `order`.
+    start
+        (S + 1,) first node of each stratum.
+    tau
+        (N,) offsets of the nodes.
+    exact
+        (S,) whether the nodes of the stratum are its cells: there are no more of them than nodes were needed.
+    weights
+        (N,) the table A.
+    """
+
+    stratum: np.ndarray
+    offset: np.ndarray
+    order: np.ndarray
+    cell_start: np.ndarray
+    start: np.ndarray
+    tau: np.ndarray
+    exact: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def n_strata(self) -> int:
+        """Number of strata."""
+        return self.start.size - 1
+
+    @property
+    def n_cells(self) -> np.ndarray:
+        """(S,) cells in each stratum."""
+        return np.diff(self.cell_start)
+
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return int(self.start[-1])
+
+
+def make_nodes(stratum: np.ndarray, offset: np.ndarray, tolerance: float = 1e-10, *, compress: bool = True) -> Nodes:
+    """Choose and place the nodes.
+
+    Parameters
+    ----------
+    stratum
+        (n,) stratum of every cell, 0 to S - 1, none empty.
+    offset
+        (n,) offset of every cell, natural log, finite.
+    tolerance
+        Relative error of the interpolation.
+    compress
+        False keeps every cell as a node: the uncompressed model, for comparison.
+    """
+    stratum = np.ascontiguousarray(stratum, np.int64)
+    offset = np.ascontiguousarray(offset, np.float64)
+    order = np.argsort(stratum, kind="stable")
+    cells = np.bincount(stratum)
+    cell_start = np.concatenate([[0], np.cumsum(cells)])
+    low = np.minimum.reduceat(offset[order], cell_start[:-1])
+    high = np.maximum.reduceat(offset[order], cell_start[:-1])
+    needed = n_nodes((high - low) / 2, tolerance)
+    exact = cells <= needed if compress else np.ones(cells.size, np.bool_)
+    number = np.where(exact, cells, needed)
+    start = np.concatenate([[0], np.cumsum(number)])
+    tau = _place(order, cell_start, offset, start, low, high, exact)
+    weights = np.zeros(start[-1])
+    _add_weights(order, cell_start, offset, start, tau, exact, weights)
+    return Nodes(stratum, offset, order, cell_start, start, tau, exact, weights)
+
+
+@entry
+def _place(order, cell_start, offset, start, low, high, exact):
+    """Offsets of the nodes: the cells' own, or Chebyshev points of the first kind."""
+    tau = np.empty(start[-1])
+    for s in range(exact.size):
+        n = start[s + 1] - start[s]
+        for k in range(n):
+            if exact[s]:
+                tau[start[s] + k] = offset[order[cell_start[s] + k]]
+            else:
+                x = np.cos((2 * k + 1) * np.pi / (2 * n))
+                tau[start[s] + k] = 0.5 * (low[s] + high[s]) + 0.5 * (high[s] - low[s]) * x
+    return tau
+
+
+@kernel
+def lagrange_basis(o, tau, start, stop, basis):
+    """Values at offset o of the Lagrange basis on the nodes `start` to `stop`, into basis[: stop - start]."""
+    n = stop - start
+    if n == 1:
+        basis[0] = 1.0
+        return
+    total = 0.0
+    sign = 1.0
+    for k in range(n):
+        distance = o - tau[start + k]
+        if distance == 0.0:
+            for j in range(n):
+                basis[j] = 1.0 if j == k else 0.0
+            return
+        weight = sign * np.sin((2 * k + 1) * np.pi / (2 * n)) / distance
+        basis[k] = weight
+        total += weight
+        sign = -sign
+    for k in range(n):
+        basis[k] /= total
+
+
+@entry
+def _add_weights(order, cell_start, offset, start, tau, exact, weights):
+    """Sum of the cells' basis values: the table A."""
+    basis = np.empty(np.max(start[1:] - start[:-1]))
+    for s in range(exact.size):
+        n = start[s + 1] - start[s]
+        if exact[s]:
+            for k in range(n):
+                weights[start[s] + k] = 1.0
+            continue
+        for i in range(cell_start[s], cell_start[s + 1]):
+            lagrange_basis(offset[order[i]], tau, start[s], start[s + 1], basis)
+            for k in range(n):
+                weights[start[s] + k] += basis[k]
