@@ -1,0 +1,15 @@
+"""Inference: from the engine's optimum to estimates, tests and variance fractions.
+
+In dependency order:
+
+`frame`
+    The design on strata, scaled for the engine, and the way back to the user's units.
+`separation`
+    Coefficients whose estimate would be infinite, found before the fit.
+`containment`, `wald`
+    Degrees of freedom and tests of fixed effects, adjustment over genes.
+`varpart`
+    Variance fractions.
+`gene`, `genes`
+    One gene; all genes, compressed and fitted block by block.
+"""

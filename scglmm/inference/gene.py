@@ -1,0 +1,270 @@
+"""One gene: from the engine's numbers to estimates, standard errors, degrees of freedom and variances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scglmm.engine.fit import FAILED, Fit, fit
+from scglmm.engine.layout import Data
+
+from .containment import Carrier, find_carrier
+from .frame import Frame, null_frame, restrict
+from .separation import separating_direction
+from .wald import satterthwaite
+
+OK, SINGULAR, POISSON_LIMIT, SEPARATED, NOT_CONVERGED = (
+    "ok",
+    "singular",
+    "poisson_limit",
+    "separated",
+    "not_converged",
+)
+
+NO_START = np.empty(0)
+
+
+@dataclass(frozen=True)
+class GeneFit:
+    """Estimates of one gene, in the user's units; NaN where there are none.
+
+    Attributes
+    ----------
+    status
+        `ok`, `singular`, `poisson_limit`, `separated` or `not_converged`.
+    beta, se, df
+        (p,) estimates, standard errors and degrees of freedom (inf for a z test), natural log.
+    vcov
+        (p, p) covariance of the estimates.
+    theta
+        Size of the negative binomial, inf at the Poisson limit.
+    sigma
+        For each random term its covariance matrix.
+    loglik
+        Laplace log-likelihood (maximum likelihood) or restricted log-likelihood (REML), all constants.
+    n_eval, grad
+        Evaluations of the criterion, and its largest absolute gradient at the end (engine's units).
+    var_linpred
+        Variance over the cells of the linear predictor without the offset.
+    null_intercept, null_var
+        Intercept, and mean over the cells of the variance of the random effects, in the model without fixed effects.
+    """
+
+    status: str
+    beta: np.ndarray
+    se: np.ndarray
+    df: np.ndarray
+    vcov: np.ndarray
+    theta: float
+    sigma: list[np.ndarray]
+    loglik: float
+    n_eval: int
+    grad: float
+    var_linpred: float
+    null_intercept: float
+    null_var: float
+
+
+def fit_gene(
+    data: Data, frame: Frame, carriers: list[Carrier | None], shift: float, method: str, *, adjust_se: bool = False
+) -> GeneFit:
+    """Fit one gene and the model without its fixed effects.
+
+    Parameters
+    ----------
+    data
+        The gene.
+    frame
+        The model.
+    carriers
+        For every coefficient what carries it.
+    shift
+        What was subtracted from the offsets; 0 unless the constant is in the span of X.
+    method
+        `"reml"` (Satterthwaite t) or `"ml"` (Wald z).
+    adjust_se
+        REML: add to the covariance what the estimation of the variances costs, J S J' with J = dbeta/d(psi, theta).
+    """
+    p = frame.X.shape[1]
+    direction = separating_direction(frame.Q, data.y_sum)
+    if direction is not None:
+        return _fit_separated(data, frame, direction, shift, method, adjust_se)
+    reml = method == "reml"
+    exposure = float(data.nodes[0] @ data.nodes[1])
+    rate = np.log(data.y_sum.sum() / exposure)
+    fitted = fit(data, frame.structure, frame.Q, reml, rate * frame.intercept, NO_START, 0.0, True)
+    if fitted.status == FAILED:
+        return _empty(frame, NOT_CONVERGED, fitted)
+    null = _fit_null(data, frame, reml, rate, fitted)
+
+    if reml:
+        vcov, df = _reml_covariance(frame, carriers, fitted, adjust_se)
+    else:
+        vcov, df = _ml_covariance(frame, fitted), np.full(p, np.inf)
+    zero = ~fitted.free[p * (not reml) : -1]
+    status = SINGULAR if zero.any() else POISSON_LIMIT if fitted.theta_at_limit else OK
+    return GeneFit(
+        status=status,
+        beta=frame.back @ (fitted.beta - shift * frame.intercept),
+        se=np.sqrt(np.diag(vcov)),
+        df=df,
+        vcov=vcov,
+        theta=np.inf if fitted.theta_at_limit else float(np.exp(fitted.log_theta)),
+        sigma=variances(frame, fitted.psi),
+        loglik=fitted.value - (frame.log_det if reml else 0.0),
+        n_eval=fitted.n_eval,
+        grad=fitted.grad,
+        var_linpred=_variance(fitted.eta, frame.n_cells),
+        null_intercept=null[0] - shift,
+        null_var=null[1],
+    )
+
+
+def _fit_separated(
+    data: Data, frame: Frame, direction: np.ndarray, shift: float, method: str, adjust_se: bool
+) -> GeneFit:
+    """Fit what is left of a gene when a direction of the coefficients runs to infinity.
+
+    In the limit the strata on which the direction bites have mean 0 and say nothing more, and the direction drops out of
+    the model. Coefficients that have no part in it keep their estimates; the others have none.
+    """
+    moved = frame.back @ direction
+    moves = np.abs(moved) * np.abs(frame.X).max(axis=0)
+    lost = moves > 1e-6 * moves.max()
+    empty = _empty(frame, SEPARATED)
+    if lost[np.ptp(frame.X, axis=0) > 0].all():
+        return empty
+    strata = ~(frame.Q @ direction < -1e-8)
+    kept = np.arange(lost.size) != np.argmax(moves)
+    sub = restrict(frame, strata, kept)
+    carriers = [find_carrier(sub, contrast) for contrast in np.eye(sub.X.shape[1])]
+    fitted = fit_gene(_on_strata(data, strata), sub, carriers, shift, method, adjust_se=adjust_se)
+    if fitted.status == NOT_CONVERGED:
+        return empty
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        full = np.full(lost.size, np.nan)
+        full[kept] = values
+        full[lost] = np.nan
+        return full
+
+    vcov = np.full(frame.back.shape, np.nan)
+    vcov[np.ix_(kept, kept)] = fitted.vcov
+    vcov[lost] = np.nan
+    vcov[:, lost] = np.nan
+    return replace(
+        fitted,
+        status=SEPARATED,
+        beta=spread(fitted.beta),
+        se=spread(fitted.se),
+        df=spread(fitted.df),
+        vcov=vcov,
+        # The variance that an infinite effect explains is not a number.
+        var_linpred=np.nan,
+        null_intercept=np.nan,
+        null_var=np.nan,
+    )
+
+
+def _on_strata(data: Data, strata: np.ndarray) -> Data:
+    """Data of some strata; the others have no counts, so histogram and constant stay."""
+    sizes = np.diff(data.start)
+    return data._replace(
+        start=np.concatenate([[0], np.cumsum(sizes[strata])]),
+        nodes=np.ascontiguousarray(data.nodes[:, np.repeat(strata, sizes)]),
+        y_sum=np.ascontiguousarray(data.y_sum[strata]),
+    )
+
+
+def variances(frame: Frame, psi: np.ndarray) -> list[np.ndarray]:
+    """Covariance matrix of every random term from the engine's parameters."""
+    sigma = []
+    at = 0
+    for term in frame.terms:
+        c = len(term.columns)
+        root = np.zeros((c, c))
+        for j in range(c):
+            root[j:, j] = psi[at : at + c - j]
+            at += c - j
+        sigma.append(root @ root.T / np.outer(term.scale, term.scale))
+    return sigma
+
+
+def random_variance(frame: Frame, sigma: list[np.ndarray]) -> list[float]:
+    """Variance of every random term: for a slope the mean over the cells of z'Sigma z."""
+    return [float(np.sum(s * t.moment)) for s, t in zip(sigma, frame.terms, strict=True)]
+
+
+def _fit_null(data: Data, frame: Frame, reml: bool, rate: float, fitted: Fit) -> tuple[float, float]:
+    """Intercept and total random variance of the model with an intercept and the same random effects."""
+    null = null_frame(frame)
+    found = fit(data, null.structure, null.Q, reml, np.array([rate]), np.abs(fitted.psi), fitted.log_theta, False)
+    if found.status == FAILED:
+        return np.nan, np.nan
+    return float(found.beta[0]), sum(random_variance(frame, variances(frame, found.psi)))
+
+
+def _variance(eta: np.ndarray, n_cells: np.ndarray) -> float:
+    """Sample variance over the cells of something that is constant within strata."""
+    n = n_cells.sum()
+    mean = n_cells @ eta / n
+    return float(n_cells @ (eta - mean) ** 2 / max(1, n - 1))
+
+
+def _inverse(hessian: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Inverse of minus the Hessian over the free parameters, 0 elsewhere."""
+    result = np.zeros_like(hessian)
+    at = np.ix_(free, free)
+    result[at] = np.linalg.inv(-hessian[at])
+    return result
+
+
+def _ml_covariance(frame: Frame, fitted: Fit) -> np.ndarray:
+    p = frame.X.shape[1]
+    return frame.back @ _inverse(fitted.hessian, fitted.free)[:p, :p] @ frame.back.T
+
+
+def _reml_covariance(
+    frame: Frame, carriers: list[Carrier | None], fitted: Fit, adjust_se: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Covariance of beta, and degrees of freedom of every coefficient."""
+    S = _inverse(fitted.hessian, fitted.free)
+    covariance = fitted.covariance
+    reported = covariance + fitted.d_beta.T @ S @ fitted.d_beta if adjust_se else covariance
+    df = np.array(
+        [
+            _df(frame, contrast, carrier, fitted, covariance, S)
+            for contrast, carrier in zip(frame.back, carriers, strict=True)
+        ]
+    )
+    return frame.back @ reported @ frame.back.T, df
+
+
+def _df(
+    frame: Frame, contrast: np.ndarray, carrier: Carrier | None, fitted: Fit, covariance: np.ndarray, S: np.ndarray
+) -> float:
+    """Satterthwaite, or containment where the variance that carries the contrast is 0."""
+    if carrier is not None and variances(frame, fitted.psi)[carrier.term][carrier.column, carrier.column] == 0.0:
+        return carrier.df if carrier.df > 0 else np.nan
+    return satterthwaite(contrast, covariance, fitted.d_covariance, S)
+
+
+def _empty(frame: Frame, status: str, fitted: Fit | None = None) -> GeneFit:
+    p = frame.X.shape[1]
+    missing = np.full(p, np.nan)
+    return GeneFit(
+        status=status,
+        beta=missing,
+        se=missing,
+        df=missing,
+        vcov=np.full((p, p), np.nan),
+        theta=np.nan,
+        sigma=[np.full((len(t.columns),) * 2, np.nan) for t in frame.terms],
+        loglik=np.nan,
+        n_eval=0 if fitted is None else fitted.n_eval,
+        grad=np.nan if fitted is None else fitted.grad,
+        var_linpred=np.nan,
+        null_intercept=np.nan,
+        null_var=np.nan,
+    )
