@@ -1,7 +1,7 @@
 """Starting values: close enough that the quasi-Newton search needs about ten gradients.
 
-beta and v start at the joint mode for guessed variances, theta from the moments of the counts around that mode, and each
-variance from one step of the EM algorithm.
+beta and v start at the joint mode for guessed variances, theta from the moments of the counts around that mode, and
+each variance from one step of the EM algorithm.
 """
 
 from __future__ import annotations

@@ -1,0 +1,7 @@
+"""Getters: tidy tables from the results stored in an AnnData."""
+
+from __future__ import annotations
+
+from scglmm.get._nbmm_df import nbmm_df
+
+__all__ = ["nbmm_df"]

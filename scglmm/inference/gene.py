@@ -126,8 +126,8 @@ def _fit_separated(
 ) -> GeneFit:
     """Fit what is left of a gene when a direction of the coefficients runs to infinity.
 
-    In the limit the strata on which the direction bites have mean 0 and say nothing more, and the direction drops out of
-    the model. Coefficients that have no part in it keep their estimates; the others have none.
+    In the limit the strata on which the direction bites have mean 0 and say nothing more, and the direction drops out
+    of the model. Coefficients that have no part in it keep their estimates; the others have none.
     """
     moved = frame.back @ direction
     moves = np.abs(moved) * np.abs(frame.X).max(axis=0)
@@ -168,7 +168,7 @@ def _fit_separated(
 
 
 def _on_strata(data: Data, strata: np.ndarray) -> Data:
-    """Data of some strata; the others have no counts, so histogram and constant stay."""
+    """Take the data of some strata; the others have no counts, so histogram and constant stay."""
     sizes = np.diff(data.start)
     return data._replace(
         start=np.concatenate([[0], np.cumsum(sizes[strata])]),

@@ -1,0 +1,9 @@
+"""Tools: functions that fit models and write their results to an AnnData."""
+
+from __future__ import annotations
+
+from scglmm.tl._nbmm import nbmm
+from scglmm.tl._refresh import refresh
+from scglmm.tl._varpart import varpart
+
+__all__ = ["nbmm", "refresh", "varpart"]

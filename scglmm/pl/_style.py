@@ -1,0 +1,184 @@
+"""What all figures share: colours, sizes for one column of a journal, and scanpy's way of returning them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like, to_hex, to_rgb
+from matplotlib.figure import Figure
+from scanpy import settings
+
+COLUMN_WIDTH = 3.5
+"""Width of one column of a journal, in inches."""
+
+FONTSIZE = 8.0
+"""Size of axis labels and titles, in points."""
+
+OKABE_ITO = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "vermillion": "#D55E00",
+    "yellow": "#F0E442",
+}
+"""Colours that the colour-blind can tell apart (Okabe & Ito 2008, https://jfly.uni-koeln.de/color/)."""
+
+GREY_POINT = "#A6A6A6"
+GREY_LINE = "#595959"
+GREYS = {"CountNoise": "#8C8C8C", "Residuals": "#D4D4D4"}
+"""Tones of the sources of variance that are not of interest."""
+
+_RC = {
+    "font.size": FONTSIZE,
+    "axes.labelsize": FONTSIZE,
+    "axes.titlesize": FONTSIZE,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "legend.fontsize": 7.0,
+    "legend.title_fontsize": 7.0,
+    "axes.linewidth": 0.6,
+    "axes.grid": False,
+    "axes.facecolor": "white",
+    "figure.facecolor": "white",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "mathtext.default": "regular",
+}
+
+
+@contextmanager
+def journal_style() -> Iterator[None]:
+    """Set type and line sizes for one column of a journal, whatever the user's settings."""
+    with mpl.rc_context(_RC):
+        yield
+
+
+def axes_for(ax: Axes | None, figsize: tuple[float, float]) -> tuple[Figure, Axes]:
+    """Axes to draw on: the user's, or those of a new figure of the given size in inches."""
+    if ax is not None:
+        ax.tick_params(labelsize=_RC["xtick.labelsize"])
+        return ax.get_figure(root=True), ax
+    fig, ax = plt.subplots(figsize=figsize, layout="constrained")
+    return fig, ax
+
+
+def finish(fig: Figure, ax: Axes, *, show: bool | None, return_fig: bool) -> Figure | Axes | None:
+    """Return what scanpy's plots return: the figure, nothing (after showing it), or the axes."""
+    if return_fig:
+        return fig
+    if settings.autoshow if show is None else show:
+        plt.show()
+        return None
+    return ax
+
+
+def open_frame(ax: Axes) -> None:
+    """Leave only the left and the bottom line of the frame."""
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def wrap(name: str, width: int) -> str:
+    """Break a name into lines of at most `width` characters, after ":", "," or a space where there is one."""
+    lines = [""]
+    for part in re.split(r"(?<=[:, ])", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.strip() for line in lines)
+
+
+def legend_above(
+    ax: Axes, handles: Sequence[Artist], labels: Sequence[str], title: str | None = None, **spacing: float
+) -> int:
+    """Put a legend above the axes, in as few rows as its entries fit into, read row by row.
+
+    Returns
+    -------
+    Number of rows.
+    """
+    ax.get_figure(root=True).draw_without_rendering()
+    frame, tight = ax.get_window_extent(), ax.get_tightbbox()
+    # over the axes, or else from the left end of the tick labels
+    starts = (0.0, (tight.x0 - frame.x0) / frame.width)
+    n = len(handles)
+    if title is not None:
+        # a bold character is about 0.65 of its size wide
+        points = frame.width / ax.get_figure(root=True).dpi * 72
+        title = wrap(title, max(int(points / (0.68 * FONTSIZE)), 10))
+    for rows in range(1, n + 1):
+        ncols = -(-n // rows)
+        # matplotlib fills column by column
+        order = [row * ncols + column for column in range(ncols) for row in range(rows)]
+        order = [i for i in order if i < n]
+        for start in starts:
+            legend = ax.legend(
+                [handles[i] for i in order],
+                [labels[i] for i in order],
+                title=title,
+                title_fontproperties={"size": FONTSIZE, "weight": "bold"},
+                loc="lower left",
+                bbox_to_anchor=(start, 1.0),
+                ncols=ncols,
+                alignment="left",
+                frameon=False,
+                borderaxespad=0.3,
+                borderpad=0.0,
+                **{"handletextpad": 0.4, "columnspacing": 1.0} | spacing,
+            )
+            if legend.get_window_extent().width <= frame.width * (1 - start):
+                return rows
+    return n
+
+
+def source_colours(sources: Sequence[str], palette: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Colour of every source of variance: Okabe and Ito's, and greys for `CountNoise` and `Residuals`.
+
+    Parameters
+    ----------
+    sources
+        Names of the sources.
+    palette
+        Colours for some sources by name, a list of colours for those that are not grey, or the name of a
+        colormap.
+
+    Raises
+    ------
+    ValueError
+        The palette is too short, or holds something that is not a colour.
+    """
+    named = dict(palette) if isinstance(palette, Mapping) else {}
+    coloured = [s for s in sources if s not in GREYS and s not in named]
+    if palette is None or isinstance(palette, Mapping):
+        base = list(OKABE_ITO.values())
+        # lighter rounds of the same colours where there are more sources than colours
+        colours = [_lighter(base[i % len(base)], i // len(base)) for i in range(len(coloured))]
+    elif isinstance(palette, str):
+        colormap = mpl.colormaps[palette]
+        steps = range(len(coloured))
+        colours = [to_hex(colormap(i if colormap.N < 64 else i / max(len(coloured) - 1, 1))) for i in steps]
+    else:
+        colours = list(palette)
+        if len(colours) < len(coloured):
+            msg = f"`palette` has {len(colours)} colours for {len(coloured)} sources: {', '.join(coloured)}."
+            raise ValueError(msg)
+    out = GREYS | dict(zip(coloured, colours, strict=False)) | named
+    for source in sources:
+        if not is_color_like(out[source]):
+            msg = f"`palette` gives {source!r} the colour {out[source]!r}, which is not a colour."
+            raise ValueError(msg)
+    return {source: to_hex(out[source]) for source in sources}
+
+
+def _lighter(colour: str, rounds: int) -> str:
+    keep = 0.55**rounds
+    return to_hex([1 - keep * (1 - channel) for channel in to_rgb(colour)])

@@ -1,0 +1,150 @@
+"""From the fits of the genes to the tables that are written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scglmm.inference.gene import random_variance
+from scglmm.inference.varpart import COUNT_NOISE, RESIDUALS, fractions, log_mean_exp
+from scglmm.inference.wald import benjamini_hochberg, two_sided
+from scglmm.results.table import GeneTable
+
+if TYPE_CHECKING:
+    from scglmm.compression.counts import Summary
+    from scglmm.formula import Design
+    from scglmm.inference.frame import Frame
+    from scglmm.inference.genes import GeneFits
+
+    from ._counts import Source
+
+TOO_FEW_COUNTS = "too_few_counts"
+
+
+def make_table(
+    var_names: pd.Index,
+    design: Design,
+    frame: Frame,
+    offset: np.ndarray,
+    positions: np.ndarray,
+    testable: np.ndarray,
+    fits: GeneFits,
+    summary: Summary,
+    source: Source,
+    varpart_method: str,
+) -> GeneTable:
+    """Arrange the fits by gene.
+
+    Parameters
+    ----------
+    var_names
+        Genes of `adata`.
+    design, frame, offset
+        The model, and the offsets of the cells.
+    positions
+        (G,) positions in `var_names` of the genes that were selected.
+    testable
+        (G,) which of them were fitted.
+    fits
+        Their fits.
+    summary, source
+        Sums of the counts, and which column of the matrix a gene is.
+    varpart_method
+        See `scglmm.inference.varpart`.
+    """
+    n, p = positions.size, len(design.columns)
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        """Values of the fitted genes among all that were selected, NaN for the others."""
+        full = np.full((n, *values.shape[1:]), np.nan)
+        full[testable] = values
+        return full
+
+    coef = spread(fits.column("beta").reshape(-1, p))
+    se = spread(fits.column("se").reshape(-1, p))
+    dof = spread(fits.column("df").reshape(-1, p))
+    stat = coef / se
+    pval = two_sided(stat, dof)
+    lower = np.tril_indices(p)
+    vcov = spread(fits.column("vcov").reshape(-1, p, p)[:, lower[0], lower[1]])
+    columns = source.columns[positions]
+    fit = pd.DataFrame({"theta": spread(fits.column("theta"))})
+    for name, values in _variance_columns(frame, fits).items():
+        fit[name] = spread(values)
+    fit["loglik"] = spread(fits.column("loglik"))
+    fit["mean"] = summary.gene_total[columns] / frame.n_total
+    fit["n_cells"] = summary.gene_cells[columns]
+    donors = np.zeros(n, np.int64)
+    donors[testable] = fits.donors
+    fit["n_donors"] = donors
+    for name in ("n_eval", "grad"):
+        fit[name] = spread(fits.column(name).astype(float))
+    status = np.full(n, TOO_FEW_COUNTS, dtype=object)
+    status[testable] = fits.column("status")
+    fit["status"] = status
+    for name in ("null_intercept", "null_var", "var_linpred"):
+        fit[name] = spread(fits.column(name))
+    variances = np.array([random_variance(frame, f.sigma) for f in fits.fits]).reshape(-1, len(frame.terms))
+    return GeneTable(
+        genes=var_names[positions],
+        coefficients=design.columns,
+        coef=coef,
+        se=se,
+        stat=stat,
+        dof=dof,
+        pval=pval,
+        padj=benjamini_hochberg(pval),
+        vcov=vcov,
+        varpart=_varpart(design, frame, offset, coef, fit, spread(variances), varpart_method),
+        fit=fit,
+        positions=positions,
+    )
+
+
+def variance_names(frame: Frame) -> list[tuple[str, int, int, int]]:
+    """Name, term, row and column of every free entry of the covariance matrices of the random terms."""
+    names = []
+    for r, term in enumerate(frame.terms):
+        alone = term.columns == ["(Intercept)"]
+        for i, column in enumerate(term.columns):
+            label = term.group if alone else f"{term.group}:{column}"
+            names.append((f"var[{label}]", r, i, i))
+        names += [
+            (f"cov[{term.group}:{term.columns[j]},{term.columns[i]}]", r, i, j)
+            for i in range(len(term.columns))
+            for j in range(i)
+        ]
+    return names
+
+
+def _variance_columns(frame: Frame, fits: GeneFits) -> dict[str, np.ndarray]:
+    return {name: np.array([fit.sigma[r][i, j] for fit in fits.fits], float) for name, r, i, j in variance_names(frame)}
+
+
+def _varpart(
+    design: Design,
+    frame: Frame,
+    offset: np.ndarray,
+    coef: np.ndarray,
+    fit: pd.DataFrame,
+    variances: np.ndarray,
+    method: str,
+) -> pd.DataFrame:
+    """Fractions of variance: fixed terms, random terms (by grouping factor), CountNoise, Residuals."""
+    fixed = {
+        term.name: _quadratic(coef[:, list(term.columns)], frame.covariance[np.ix_(term.columns, term.columns)])
+        for term in design.terms
+    }
+    random: dict[str, np.ndarray] = {}
+    for r, term in enumerate(frame.terms):
+        random[term.group] = random.get(term.group, 0.0) + variances[:, r]
+    parts = np.column_stack([*fixed.values(), *random.values(), np.empty((coef.shape[0], 0))])
+    rate = np.exp(fit["null_intercept"].to_numpy() + log_mean_exp(offset) + fit["null_var"].to_numpy() / 2)
+    values = fractions(fit["var_linpred"].to_numpy(), parts, rate, fit["theta"].to_numpy(), method)
+    return pd.DataFrame(values, columns=[*fixed, *random, COUNT_NOISE, RESIDUALS])
+
+
+def _quadratic(beta: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    return np.einsum("gi,ij,gj->g", beta, covariance, beta)
