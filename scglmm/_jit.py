@@ -7,6 +7,7 @@ the GIL.
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
@@ -17,3 +18,6 @@ _SUMS = {"reassoc", "contract", "nsz", "arcp"}
 entry = njit(**_OPTIONS, no_cfunc_wrapper=True)
 kernel = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 sum_kernel = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath=_SUMS)
+
+# Flags for kernels. A plain True or False is a type of its own to numba, for which the callee would be compiled again.
+YES, NO = np.bool_(True), np.bool_(False)

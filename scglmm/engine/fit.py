@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scglmm._jit import entry, kernel
+from scglmm._jit import NO, YES, entry, kernel
 
 from .boundary import variance_derivative
 from .curvature import hessian, negative_definite, positive_inverse
@@ -23,6 +23,7 @@ from .start import starting_point
 OK, FAILED = 0, 1
 
 SMALL_PSI = 0.03  # a standard deviation below this is tested against 0
+RESTART_PSI = 0.1  # where the search starts again when 0 turns out to be a saddle
 THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
 
@@ -96,12 +97,12 @@ def fit(data, structure, X, joint, beta_guess, psi_guess, log_theta_guess, curva
     theta_stop = THETA_STOP
     at_limit = False
     refused = np.zeros(n, np.bool_)  # variances found to rise from 0: not to be put to 0 again
-    before, before_beta, before_v = par.copy(), beta.copy(), v.copy()
+    before, before_beta, before_v, before_gradient = par.copy(), beta.copy(), v.copy(), gradient.copy()
     log_theta_before = log_theta
     value, status, n_eval = np.nan, NOT_CONVERGED, 0
     for _ in range(8):
-        value = laplace(data, structure, X, joint, True, par, beta, v, gradient, work)
-        curved = hessian(data, structure, X, joint, par, free, False, beta, v, gradient, work, d_covariance, d_beta)
+        value = laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
+        curved = hessian(data, structure, X, joint, par, free, NO, beta, v, gradient, work, d_covariance, d_beta)
         metric = positive_inverse(curved, free)
         value, spent, status = maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradient, work)
         n_eval += spent + n - first + 1
@@ -119,16 +120,18 @@ def fit(data, structure, X, joint, beta_guess, psi_guess, log_theta_guess, curva
         copy_into(before_v, v)
         candidates = _small_variances(structure, par, free, refused)
         if np.any(candidates):
+            copy_into(before_gradient, gradient)
             fill(v, 0.0)  # the effects mean something else after a change of Lambda: start their mode afresh
-            zero_value = laplace(data, structure, X, joint, True, par, beta, v, gradient, work)
+            zero_value = laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
             n_eval += 1
-            if _settle(structure, X, joint, par, before, candidates, free, refused, math.isfinite(zero_value), work):
+            finite = math.isfinite(zero_value)
+            if _settle(structure, X, joint, par, before, before_gradient, candidates, free, refused, finite, work):
                 fill(v, 0.0)
                 continue
             copy_into(par, before)
             copy_into(beta, before_beta)
             copy_into(v, before_v)
-            laplace(data, structure, X, joint, True, par, beta, v, gradient, work)
+            laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
             n_eval += 1
         if at_limit and -math.exp(LOG_THETA_MAX) * gradient[n - 1] > RISES * max(1.0, -value):
             par[n - 1] = log_theta_before
@@ -139,9 +142,9 @@ def fit(data, structure, X, joint, beta_guess, psi_guess, log_theta_guess, curva
 
     done = status != NOT_CONVERGED and math.isfinite(value)
     if curvature and math.isfinite(value):
-        curved = hessian(data, structure, X, joint, par, free, True, beta, v, gradient, work, d_covariance, d_beta)
+        curved = hessian(data, structure, X, joint, par, free, YES, beta, v, gradient, work, d_covariance, d_beta)
         _newton_step(par, free, curved, gradient)
-        value = laplace(data, structure, X, joint, True, par, beta, v, gradient, work)
+        value = laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
         n_eval += 2 * int(np.sum(free)) + 1
         done = done and math.isfinite(value) and negative_definite(curved, free)
     grad = 0.0
@@ -192,10 +195,11 @@ def _small_variances(structure, par, free, refused):
 
 
 @kernel
-def _settle(structure, X, joint, par, before, candidates, free, refused, finite, work):
+def _settle(structure, X, joint, par, before, before_gradient, candidates, free, refused, finite, work):
     """Keep small standard deviations at 0 where the criterion does not rise from there, put the others back.
 
-    `par` has the candidates at 0 and `work` the state of the criterion there; `before` is the point they came from.
+    `par` has the candidates at 0 and `work` the state of the criterion there; `before` is the point they came from,
+    with its gradient.
 
     Returns
     -------
@@ -212,7 +216,8 @@ def _settle(structure, X, joint, par, before, candidates, free, refused, finite,
             involved = involved or candidates[first + k]
         if not involved:
             continue
-        rises = not finite or _rises(structure, X, joint, term, par[first : first + n_psi], work)
+        rise = _steepest_rise(structure, X, joint, term, par[first : first + n_psi], work) if finite else np.inf
+        rises = rise > RISES
         for k in range(start, start + entries):
             i = first + k
             if not rises:
@@ -223,9 +228,11 @@ def _settle(structure, X, joint, par, before, candidates, free, refused, finite,
             par[i] = before[i]
             if candidates[i]:
                 refused[i] = True
-                if structure.psi_at[0, k] == structure.psi_at[1, k] and abs(before[i]) < 1e-3:
-                    # It had collapsed to the stationary point at 0 although the criterion rises from there.
-                    par[i] = 0.1
+                # At an optimum the derivative in sigma^2, gradient / (2 sigma), has fallen to 0. Where it is still
+                # what it is at 0, the search has stopped on the flat top of the saddle at sigma = 0.
+                diagonal = structure.psi_at[0, k] == structure.psi_at[1, k]
+                if diagonal and not abs(before_gradient[i]) < 0.2 * rise * abs(before[i]):
+                    par[i] = RESTART_PSI
                     changed = True
     return changed
 
@@ -306,24 +313,24 @@ def _sigma(structure, psi, start, c):
 
 
 @kernel
-def _rises(structure, X, joint, term, psi, work):
-    """Whether the criterion rises in some direction within the null space of Sigma of a term."""
+def _steepest_rise(structure, X, joint, term, psi, work):
+    """Find the largest derivative of the criterion over directions within the null space of Sigma of a term."""
     start, c = _term(structure, term)
     low = structure.psi_at[0, start]
     derivative = variance_derivative(structure, X, joint, low, c, work)
     if c == 1:
-        return derivative[0, 0] > RISES
+        return derivative[0, 0]
     values, vectors = np.linalg.eigh(_sigma(structure, psi, start, c))
     n_null = 0
     for i in range(c):
         if values[i] <= 1e-12 * max(1.0, values[c - 1]):
             n_null += 1
     if n_null == 0:
-        return False
+        return -np.inf
     projected = np.zeros((n_null, n_null))
     for a in range(n_null):
         for b in range(n_null):
             for i in range(c):
                 for j in range(c):
                     projected[a, b] += vectors[i, a] * derivative[i, j] * vectors[j, b]
-    return np.linalg.eigh(projected)[0][n_null - 1] > RISES
+    return np.linalg.eigh(projected)[0][n_null - 1]

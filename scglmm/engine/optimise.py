@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from scglmm._jit import kernel
+from scglmm._jit import YES, kernel
 
 from .laplace import laplace
 from .layout import copy_into
@@ -42,7 +42,7 @@ def maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradie
     value, number of evaluations, status.
     """
     n = par.size
-    value = laplace(data, structure, X, joint, True, par, beta, v, gradient, work)
+    value = laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
     n_eval = 1
     if not math.isfinite(value):
         return value, n_eval, NOT_CONVERGED
@@ -64,7 +64,7 @@ def maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradie
             trial[n - 1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, trial[n - 1]))
             copy_into(trial_beta, beta)
             copy_into(trial_v, v)
-            trial_value = laplace(data, structure, X, joint, True, trial, trial_beta, trial_v, trial_gradient, work)
+            trial_value = laplace(data, structure, X, joint, YES, trial, trial_beta, trial_v, trial_gradient, work)
             n_eval += 1
             if math.isfinite(trial_value) and trial_value >= value + 1e-4 * length * slope:
                 accepted = True

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from scglmm._jit import kernel
+from scglmm._jit import YES, kernel
 
 from .layout import ETA, MAX_ETA, NODE_A, NODE_E, NODE_Y
 from .ldl import selected_inverse
@@ -31,10 +31,10 @@ def starting_point(data, structure, X, beta, v, psi, work):
     for k in range(n_psi):
         psi[k] = SIGMA if structure.psi_at[0, k] == structure.psi_at[1, k] else 0.0
     theta = 1.0
-    if find_mode(data, structure, X, psi, theta, True, beta, v, work) < 0:
+    if find_mode(data, structure, X, psi, theta, YES, beta, v, work) < 0:
         return np.nan
     theta = _moment_theta(data, work.strata)
-    if find_mode(data, structure, X, psi, theta, True, beta, v, work) < 0:
+    if find_mode(data, structure, X, psi, theta, YES, beta, v, work) < 0:
         return np.nan
     _em_step(structure, psi, v, work)
     return math.log(theta)

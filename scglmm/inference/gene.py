@@ -67,7 +67,14 @@ class GeneFit:
 
 
 def fit_gene(
-    data: Data, frame: Frame, carriers: list[Carrier | None], shift: float, method: str, *, adjust_se: bool = False
+    data: Data,
+    frame: Frame,
+    carriers: list[Carrier | None],
+    shift: float,
+    method: str,
+    *,
+    adjust_se: bool = False,
+    null: bool = True,
 ) -> GeneFit:
     """Fit one gene and the model without its fixed effects.
 
@@ -83,6 +90,8 @@ def fit_gene(
         What was subtracted from the offsets; 0 unless the constant is in the span of X.
     method
         `"reml"` (Satterthwaite t) or `"ml"` (Wald z).
+    null
+        Whether the model without fixed effects, which variance fractions need, is fitted as well.
     adjust_se
         REML: add to the covariance what the estimation of the variances costs, J S J' with J = dbeta/d(psi, theta).
     """
@@ -96,7 +105,7 @@ def fit_gene(
     fitted = fit(data, frame.structure, frame.Q, reml, rate * frame.intercept, NO_START, 0.0, True)
     if fitted.status == FAILED:
         return _empty(frame, NOT_CONVERGED, fitted)
-    null = _fit_null(data, frame, reml, rate, fitted)
+    null_intercept, null_var = _fit_null(data, frame, reml, rate, fitted) if null else (np.nan, np.nan)
 
     if reml:
         vcov, df = _reml_covariance(frame, carriers, fitted, adjust_se)
@@ -116,8 +125,8 @@ def fit_gene(
         n_eval=fitted.n_eval,
         grad=fitted.grad,
         var_linpred=_variance(fitted.eta, frame.n_cells),
-        null_intercept=null[0] - shift,
-        null_var=null[1],
+        null_intercept=null_intercept - shift,
+        null_var=null_var,
     )
 
 
