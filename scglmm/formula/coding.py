@@ -17,7 +17,7 @@ from formulaic.parser.types import Factor, Term
 from formulaic.transforms.contrasts import TreatmentContrasts
 
 from .columns import Column, constant_value
-from .errors import DesignError
+from .errors import DesignError, FormulaError
 from .evaluate import Value, evaluate, listed
 from .rank import aliased_columns
 from .safety import Expression
@@ -100,13 +100,14 @@ class Coder:
         DesignError
             A term is the same for all cells, is infinite or undefined for some, or has too many levels.
         """
-        factors = {factor.name: factor for term in terms.terms for factor in term}
+        factors = _factors(terms)
         for factor in factors.values():
             self._check_varies(factor)
         self._check_size(terms)
         products = [Term([Factor(factor.name, eval_method="lookup") for factor in term]) for term in terms.terms]
         if terms.intercept:
-            products.insert(0, Term([Factor("1", eval_method="literal")]))
+            # in parentheses, because an obs column may be named "1"
+            products.insert(0, Term([Factor("(1)", eval_method="literal")]))
         spec = formulaic.ModelSpec(
             formula=SimpleFormula(products, _ordering="none"), na_action="ignore", output="numpy"
         )
@@ -127,7 +128,7 @@ class Coder:
 
     def recode(self, terms: Terms, spec: formulaic.ModelSpec, fixed: list[FixedTerm]) -> np.ndarray:
         """Code the same terms on new cells."""
-        factors = {factor.name: factor for term in terms.terms for factor in term}
+        factors = _factors(terms)
         matrix, _ = self._matrix(spec, factors)
         self._check_finite(matrix, fixed, factors)
         return matrix
@@ -203,6 +204,16 @@ class Coder:
             f"{name!r} is infinite or undefined in {int(bad.sum()):,} of {self.n:,} cells"
             f"{' (' + ', '.join(ranges) + ')' if ranges else ''}. Correct these values or leave the cells out."
         )
+
+
+def _factors(terms: Terms) -> dict[str, Expression]:
+    """Every factor of the terms by its name in the output."""
+    factors: dict[str, Expression] = {}
+    for factor in (factor for term in terms.terms for factor in term):
+        if factors.setdefault(factor.name, factor).text != factor.text:
+            msg = f"The formula uses {factor.text!r} and an obs column of the same name: rename the column."
+            raise FormulaError(msg)
+    return factors
 
 
 def factor_column(factor: Expression) -> str | None:

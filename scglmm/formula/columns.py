@@ -108,17 +108,19 @@ def clean_column(column: pd.Series, name: str) -> Column:
     """
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        factor = pd.Categorical(column).remove_unused_categories()
+        factor = pd.Categorical(column)
+        if np.bincount(factor.codes, minlength=len(factor.categories)).min(initial=1) == 0:
+            factor = factor.remove_unused_categories()
     elif isinstance(dtype, pd.SparseDtype):
         return clean_column(pd.Series(np.asarray(column)), name)
     elif pd.api.types.is_bool_dtype(dtype):
         factor = pd.Categorical(column.to_numpy(dtype=bool))
     elif pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype):
-        return _numbers(column.to_numpy(dtype=np.float64), name)
+        return _numbers(column, name, whole=pd.api.types.is_integer_dtype(dtype))
     elif pd.api.types.is_object_dtype(dtype):
         kind = pd.api.types.infer_dtype(column, skipna=True)
         if kind in {"integer", "floating", "mixed-integer-float", "decimal"}:
-            return _numbers(column.to_numpy(dtype=np.float64), name)
+            return _numbers(column, name, whole=kind == "integer")
         if kind not in {"string", "boolean", "empty"}:
             kinds = sorted({type(value).__name__ for value in column})
             msg = (
@@ -168,12 +170,19 @@ def constant_value(column: Column) -> str | None:
     return f"the value {low:g}" if low == high and np.isfinite(low) else None
 
 
-def _numbers(values: np.ndarray, name: str) -> np.ndarray:
+def _numbers(column: pd.Series, name: str, *, whole: bool) -> np.ndarray:
+    values = column.to_numpy(dtype=np.float64)
     infinite = int(np.isinf(values).sum())
     if infinite:
         msg = (
             f"The obs column {name!r} is infinite in {infinite:,} of {len(values):,} cells. Correct it, or set these "
             "values to NaN and leave the cells out with na_action='drop'."
+        )
+        raise ValueError(msg)
+    if whole and len(values) and max(values.max(), -values.min()) >= 2**53:
+        msg = (
+            f"The obs column {name!r} holds whole numbers too large to be told apart as numbers (2**53 and more). If "
+            f"they are names, convert them: adata.obs[{name!r}] = adata.obs[{name!r}].astype(str)."
         )
         raise ValueError(msg)
     return values

@@ -226,7 +226,7 @@ def as_factor(data: np.ndarray | pd.Series, levels: pd.Index, what: str) -> pd.S
         The data hold a value that is none of the levels; with formulaic it would be coded as the reference.
     """
     if isinstance(data, np.ndarray):
-        values, codes = np.unique(data, return_inverse=True)
+        codes, values = pd.factorize(data, sort=True)
         values = _whole(values)
     else:
         values, codes = data.cat.categories, data.cat.codes.to_numpy()
@@ -272,7 +272,7 @@ def _levels(data: np.ndarray | pd.Series, wanted: list | None, what: str, call: 
 
     A level that no cell has is left out, since it would become a column of zeros.
     """
-    present = data.cat.categories if isinstance(data, pd.Series) else pd.Index(_whole(np.unique(data)))
+    present = data.cat.categories if isinstance(data, pd.Series) else pd.Index(_whole(pd.factorize(data, sort=True)[1]))
     if wanted is None:
         return present
     chosen = [level for name in wanted for level in present if level == name or str(level) == str(name)]

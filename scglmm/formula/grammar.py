@@ -22,6 +22,8 @@ from .lexer import Token, check_balanced, closing, quoted, tokenize
 from .safety import parse_expression
 from .terms import Terms, parse_terms
 
+NESTED = "Random-effect terms cannot stand inside of one another: '|' is used once in a term."
+
 
 @dataclass(frozen=True)
 class RandomTerm:
@@ -128,9 +130,9 @@ class _Sum:
                 self.add_offset(summand)
             else:
                 self.check_fixed(summand)
-                self.fixed += ([sign] if sign is not None else []) + summand
-        if self.fixed and self.fixed[0].is_operator("+") and len(self.fixed) > 1:
-            self.fixed = self.fixed[1:]
+                # the plus that joined this summand to one that has been taken out
+                idle = sign is None or (sign.text == "+" and not self.fixed and summand)
+                self.fixed += summand if idle else [sign, *summand]
         if self.fixed:
             parse_terms(self.fixed, self.line)
         fixed = _text(self.fixed, self.line) or "1"
@@ -195,6 +197,8 @@ class _Sum:
             message = f"There is nothing after {bar.text!r}: the grouping factor is missing, as in (1|donor)."
             raise point_at(self.line, bar.start, message)
         for i, token in enumerate(left):
+            if token.is_operator("|", "||"):
+                raise point_at(self.line, token.start, NESTED)
             if _is_offset(left, i):
                 raise point_at(self.line, token.start, "An offset cannot be part of a random-effect term.")
         effects = parse_terms(left, self.line)
@@ -236,7 +240,7 @@ def _groups(tokens: list[Token], line: str) -> list[list[str]]:
         if expected:
             if not token.is_column or (i + 1 < len(tokens) and tokens[i + 1].is_operator("(")):
                 if any(other.is_operator("|", "||") for other in tokens):
-                    raise point_at(line, token.start, "Random-effect terms cannot stand inside of one another.")
+                    raise point_at(line, token.start, NESTED)
                 message = (
                     "A grouping factor is one obs column, or several joined by ':' or '/'. Numbers and text in a "
                     "grouping column are taken as levels as they are; anything else is better stored as a new obs "

@@ -73,7 +73,7 @@ def _single(column: Column) -> Grouping:
     if isinstance(column, pd.Series):
         # categories that do not occur have been dropped
         return Grouping(column.cat.codes.to_numpy(dtype=np.int32), [str(level) for level in column.cat.categories])
-    levels, codes = np.unique(column, return_inverse=True)
+    codes, levels = pd.factorize(column, sort=True)
     return Grouping(codes.astype(np.int32), [str(int(x)) if x.is_integer() else repr(x) for x in levels.tolist()])
 
 
@@ -124,15 +124,19 @@ def random_design(term: RandomTerm, grouping: Grouping, coded: Coded) -> tuple[R
     notes = []
     if n_levels == 2:
         notes.append(
-            f"The grouping factor {name!r} has only 2 levels: a variance between 2 levels is hardly known. "
+            f"The grouping factor {name!r} has only 2 levels, which tell little about the variance between levels. "
             "Consider it as a fixed effect."
         )
-    for j, column in enumerate(coded.names):
-        if column != INTERCEPT and _constant_within(coded.matrix[:, j], grouping):
-            notes.append(
-                f"In {term} the covariate {column!r} is constant within every level of {name!r}: its slope is "
-                "only seen as a variance that changes between levels."
-            )
+    still = [
+        column
+        for j, column in enumerate(coded.names)
+        if column != INTERCEPT and _constant_within(coded.matrix[:, j], grouping)
+    ]
+    if still:
+        notes.append(
+            f"In {term}, {' and '.join(still)} {'is' if len(still) == 1 else 'are'} constant within every level of "
+            f"{name!r}: no level shows a slope. (1|{term.group}) is probably meant."
+        )
     design = RandomDesign(name, grouping.levels, grouping.codes, coded.names, coded.matrix)
     return design, notes
 

@@ -129,6 +129,8 @@ def parse_expression(text: str) -> Expression:
     if not checker.columns:
         msg = f"{text!r} uses no obs column, so it is the same for every cell."
         raise FormulaError(msg)
+    if isinstance(tree, ast.Name):
+        return column_expression(tree.id)
     columns = tuple(dict.fromkeys(checker.columns))
     return Expression(unparse(tree), None, columns, tuple(dict.fromkeys(checker.functions)), tree)
 
@@ -235,7 +237,8 @@ class _Checker:
         if function is None or function in self.aliases:
             raise self._refused(node)
         if function == "Q":
-            if len(node.args) != 1 or node.keywords or not _is_text(node.args[0]):
+            named = len(node.args) == 1 and not node.keywords and _is_text(node.args[0])
+            if not named or not node.args[0].value or "`" in node.args[0].value:
                 msg = f"{self._spell(node)!r} is refused: Q() takes the name of one obs column in quotes."
                 raise FormulaError(msg)
             self.columns.append(node.args[0].value)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scanpy import logging as logg
 from scanpy import settings
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from scglmm.compression.nodes import Nodes, make_nodes
 from scglmm.formula import Design, build_design, parse_formula
