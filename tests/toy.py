@@ -159,9 +159,7 @@ def make_adata(n_genes: int = 60, n_cells: int = 120, n_donors: int = 12, seed: 
     return AnnData(
         X=sparse.csr_matrix(counts.astype(np.float32)),
         obs=make_obs(n_cells, n_donors, rng),
-        var=pd.DataFrame(
-            {"symbol": [f"SYM{g}" for g in range(n_genes)]}, index=[f"GENE{g}" for g in range(n_genes)]
-        ),
+        var=pd.DataFrame({"symbol": [f"SYM{g}" for g in range(n_genes)]}, index=[f"GENE{g}" for g in range(n_genes)]),
     )
 
 

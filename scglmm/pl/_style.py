@@ -163,6 +163,9 @@ def source_colours(sources: Sequence[str], palette: str | Sequence[str] | Mappin
         # lighter rounds of the same colours where there are more sources than colours
         colours = [_lighter(base[i % len(base)], i // len(base)) for i in range(len(coloured))]
     elif isinstance(palette, str):
+        if palette not in mpl.colormaps:
+            msg = f"`palette` {palette!r} is not the name of a colormap."
+            raise ValueError(msg)
         colormap = mpl.colormaps[palette]
         steps = range(len(coloured))
         colours = [to_hex(colormap(i if colormap.N < 64 else i / max(len(coloured) - 1, 1))) for i in steps]

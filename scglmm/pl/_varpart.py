@@ -198,7 +198,7 @@ def _violins(ax: Axes, fractions: pd.DataFrame, colours: Mapping[str, str], scal
     grid = np.linspace(0, 1, _GRID)
     for place, source in enumerate(fractions.columns):
         values = fractions[source].to_numpy()
-        seen = values**power
+        seen = np.clip(values, 0, 1) ** power
         within = (grid >= seen.min()) & (grid <= seen.max())
         density = _density(seen, grid)[within]
         if density.size > 1:
@@ -238,7 +238,7 @@ def _violins(ax: Axes, fractions: pd.DataFrame, colours: Mapping[str, str], scal
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(n - 0.45, -0.65)
     _fraction_axis(ax, scale)
-    ax.set_xlabel(f"% of variance ({len(fractions):,} genes)", fontsize=FONTSIZE)
+    ax.set_xlabel(f"% of variance ({len(fractions):,} gene{'s' * (len(fractions) != 1)})", fontsize=FONTSIZE)
 
 
 def _density(values: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.float64]:

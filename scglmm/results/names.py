@@ -14,7 +14,7 @@ Three rules:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 DIVISION_SLASH = "\u2215"
 RATIO = "\u2236"
@@ -105,15 +105,6 @@ def coefficients_of(factor: str, coefficients: Iterable[str]) -> list[str]:
     """Coefficients of a factor's main effect: for "Dx" those named "Dx[...]"."""
     prefix = f"{storable(factor)}["
     return [c for c in coefficients if c.startswith(prefix) and ":" not in _outside_brackets(c)]
-
-
-def levels_named(coefficient: str, factors: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
-    """Factor and level that a coefficient such as "Dx[T.AD]" stands for, or None."""
-    for factor, levels in factors.items():
-        for level in levels:
-            if storable(coefficient) in {storable(f"{factor}[T.{level}]"), storable(f"{factor}[{level}]")}:
-                return factor, str(level)
-    return None
 
 
 def _outside_brackets(name: str) -> str:

@@ -107,9 +107,18 @@ class StoredResult:
         )
 
     def vcov(self, group: str | None = None) -> NDArray[np.float64]:
-        """Covariances of the coefficients in one group: genes × p(p+1)/2, lower triangle by rows."""
+        """Covariances of the coefficients in one group: genes × p(p+1)/2, lower triangle by rows.
+
+        Raises
+        ------
+        ValueError
+            The list of groups is lost, and there were skipped ones.
+        """
         stored = np.asarray(self.adata.varm[f"{self.key}_vcov"])
         if self.groups is not None:
+            if stored.shape[1] != len(self.groups):
+                msg = f"`adata.uns[{self.key!r}]` is gone, and with it the order of groups in the covariances."
+                raise ValueError(msg)
             stored = stored[:, list(self.groups).index(group), :]
         subset = [self.coefficients.index(c) for c in self.coefficients_in(group)]
         return stored[:, triangle_positions(subset)]
@@ -251,8 +260,15 @@ def _from_columns(adata: AnnData, key: str) -> StoredResult:
     """Read a result whose entry in `uns` is gone (``anndata.concat`` drops it) as far as columns tell."""
     columns = {name: [str(c) for c in adata.varm[f"{key}_{name}"].columns] for name in ("coef", "varpart", "fit")}
     groups: dict[str, str] | None = None
-    if np.ndim(adata.varm.get(f"{key}_vcov", 0)) == 3:
-        parts = {name: [c.split(SEPARATOR, 1) for c in listed] for name, listed in columns.items()}
-        groups = dict.fromkeys((group for group, _ in parts["coef"]), "ok")
-        columns = {name: list(dict.fromkeys(c for _, c in listed)) for name, listed in parts.items()}
+    if "status" not in columns["fit"]:
+        # every group has this column, and nothing but a group comes before it
+        ending = f"{SEPARATOR}status"
+        groups = {c.removesuffix(ending): "ok" for c in columns["fit"] if c.endswith(ending)}
+        longest_first = sorted(groups, key=len, reverse=True)
+        for name, listed in columns.items():
+            names = [
+                next((c.removeprefix(f"{g}{SEPARATOR}") for g in longest_first if c.startswith(f"{g}{SEPARATOR}")), c)
+                for c in listed
+            ]
+            columns[name] = list(dict.fromkeys(names))
     return StoredResult(adata, key, groups, columns["coef"], columns["varpart"], columns["fit"], {})

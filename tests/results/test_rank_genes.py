@@ -19,9 +19,7 @@ def test_statistic_descending_ties_in_order_untested_last():
 
 
 def test_arrays_are_laid_out_as_scanpys():
-    arrays = rank_arrays(
-        GENES, [(None, "Intercept", *[COEF] * 4), (None, "Dx[T.AD]", COEF, STAT, PVAL, PADJ)]
-    )
+    arrays = rank_arrays(GENES, [(None, "Intercept", *[COEF] * 4), (None, "Dx[T.AD]", COEF, STAT, PVAL, PADJ)])
     assert tuple(arrays) == RANKED
     for name, dtype in zip(RANKED, ("O", "f4", "f4", "f8", "f8"), strict=True):
         assert arrays[name].dtype.names == ("Dx[T.AD]",)

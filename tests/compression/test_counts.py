@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from scglmm.compression import counts
+from scglmm.compression.counts import (
+    NotCountsError,
+    canonical,
+    is_in_memory_sparse,
+    looks_like_counts,
+    numbers,
+    row_chunks,
+    summarise,
+)
+
+FORMS = {
+    "csr": sp.csr_array,
+    "csc": sp.csc_array,
+    "csr matrix": sp.csr_matrix,
+    "csc matrix": sp.csc_matrix,
+    "dense": np.asarray,
+}
+
+
+class Lazy:
+    """A matrix that is read in slices of rows and computed, as dask's are."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape = values, values.shape
+
+    def __getitem__(self, rows: slice) -> Lazy:
+        return Lazy(self.values[rows])
+
+    def compute(self) -> np.ndarray:
+        return self.values
+
+
+class Backed(Lazy):
+    """A matrix on disk, as anndata's are: slices come as sparse matrices."""
+
+    def __getitem__(self, rows: slice) -> sp.csr_matrix:
+        return sp.csr_matrix(self.values[rows])
+
+
+def example(dtype: type = np.float64) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.poisson(0.7, (30, 8)).astype(dtype)
+
+
+def check(summary, dense: np.ndarray, used: np.ndarray) -> None:
+    assert summary.cell_total.tolist() == dense.sum(axis=1).tolist()
+    assert summary.gene_total.tolist() == dense[used].sum(axis=0).tolist()
+    assert summary.gene_cells.tolist() == (dense[used] > 0).sum(axis=0).tolist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint8, np.bool_])
+def test_sums(form, dtype):
+    dense = example(dtype)
+    used = np.arange(30) % 3 > 0
+    check(summarise(canonical(FORMS[form](dense)), used), dense.astype(float), used)
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, Lazy, Backed])
+def test_sums_over_row_chunks(wrap, monkeypatch):
+    monkeypatch.setattr(counts, "CHUNK_VALUES", 50)
+    dense, used = example(), np.arange(30) > 12
+    check(summarise(wrap(dense), used), dense, used)
+
+
+def test_row_chunks_cover_the_rows_once(monkeypatch):
+    monkeypatch.setattr(counts, "CHUNK_VALUES", 20)
+    dense = example()
+    parts = list(row_chunks(dense))
+    assert [first for first, _ in parts] == list(range(0, 30, 2))
+    assert (np.vstack([chunk.toarray() for _, chunk in parts]) == dense).all()
+
+
+def test_a_row_wider_than_a_chunk_is_read_alone(monkeypatch):
+    monkeypatch.setattr(counts, "CHUNK_VALUES", 3)
+    assert [chunk.shape for _, chunk in row_chunks(example())] == [(1, 8)] * 30
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.nan, "contains nan: counts must be finite"),
+        (np.inf, "contains inf"),
+        (-np.inf, "contains -inf"),
+        (-3.0, "negative value -3:"),
+        (0.5, "fractional value 0.5:"),
+        (1.0986123, "fractional value 1.09861: it is not raw counts"),
+    ],
+)
+def test_what_is_not_counts(form, bad, message):
+    dense = example()
+    dense[17, 5] = bad
+    matrix = canonical(FORMS[form](dense))
+    with pytest.raises(NotCountsError, match=message):
+        summarise(matrix, np.ones(30, bool))
+    # Cells that are not used may hold anything.
+    summary = summarise(matrix, np.arange(30) != 17)
+    others = np.delete(dense, 17, axis=0)
+    assert summary.gene_total.tolist() == others.sum(axis=0).tolist()
+
+
+def test_not_counts_is_a_value_error():
+    assert issubclass(NotCountsError, ValueError)
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+def test_explicit_zeros_are_no_counts(form):
+    dense = example()
+    matrix = FORMS[form](dense + 1)
+    matrix.data -= 1
+    assert matrix.nnz == dense.size
+    check(summarise(matrix, np.ones(30, bool)), dense, np.ones(30, bool))
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+def test_duplicate_entries_are_added_up_in_a_copy(form):
+    row, column = np.array([0, 0, 2, 0]), np.array([1, 1, 3, 1])
+    major, minor = (row, column) if form == "csr" else (column, row)
+    by_major = np.argsort(major, kind="stable")
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(major, minlength=4))])
+    matrix = FORMS[form]((np.array([1.0, 2.0, 5.0, 4.0])[by_major], minor[by_major], indptr), shape=(4, 4))
+    before = matrix.data.copy()
+    clean = canonical(matrix)
+    dense = np.zeros((4, 4))
+    dense[0, 1], dense[2, 3] = 7, 5
+    assert clean.nnz == 2
+    check(summarise(clean, np.ones(4, bool)), dense, np.ones(4, bool))
+    assert (matrix.data == before).all()
+    assert matrix.nnz == 4
+
+
+def test_unsorted_columns_are_sorted_in_a_copy():
+    matrix = sp.csc_array((np.array([1.0, 2.0, 3.0]), np.array([2, 0, 1]), np.array([0, 2, 3])), shape=(3, 2))
+    clean = canonical(matrix)
+    assert clean.indices.tolist() == [0, 2, 1]
+    assert matrix.indices.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+def test_good_matrices_are_not_copied(form):
+    matrix = FORMS[form](example())
+    assert canonical(matrix) is matrix
+    assert is_in_memory_sparse(matrix)
+
+
+def test_other_sparse_forms_become_rows():
+    dense = example()
+    clean = canonical(sp.coo_array(dense))
+    assert clean.format == "csr"
+    assert (clean.toarray() == dense).all()
+    assert not is_in_memory_sparse(dense)
+    assert not is_in_memory_sparse(sp.coo_array(dense))
+
+
+def test_numbers_numba_can_read():
+    dense = example()
+    for dtype, expected in [(np.bool_, np.uint8), (">f4", np.float64), (np.float32, np.float32), (np.int8, np.int8)]:
+        assert numbers(sp.csr_array(dense.astype(dtype))).dtype == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ">f8", np.longdouble])
+def test_odd_dense_types(dtype):
+    dense = example()
+    check(summarise(canonical(dense.astype(dtype)), np.ones(30, bool)), dense, np.ones(30, bool))
+
+
+def test_looks_like_counts():
+    dense = example()
+    assert looks_like_counts(dense)
+    assert looks_like_counts(sp.csr_matrix(dense))
+    assert looks_like_counts(Lazy(dense))
+    assert not looks_like_counts(np.log1p(dense))
+    assert not looks_like_counts(-dense)
+    assert not looks_like_counts(np.where(dense > 1, np.nan, dense))
+    late = dense.copy()
+    late[-1, 0] = 0.5
+    assert looks_like_counts(late, n_rows=10)
