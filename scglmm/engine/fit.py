@@ -24,6 +24,8 @@ OK, FAILED = 0, 1
 
 SMALL_PSI = 0.03  # a standard deviation below this is tested against 0
 RESTART_PSI = 0.1  # where the search starts again when 0 turns out to be a saddle
+WEAK = 4.0  # a standard deviation within this many standard errors of 0 may have a better optimum at 0
+NEAR = 20.0  # but not where the log-likelihood at 0 is lower by more than this, the other parameters unchanged
 THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
 
@@ -97,6 +99,7 @@ def fit(data, structure, X, joint, beta_guess, psi_guess, log_theta_guess, curva
     theta_stop = THETA_STOP
     at_limit = False
     refused = np.zeros(n, np.bool_)  # variances found to rise from 0: not to be put to 0 again
+    tried = np.zeros(_n_terms(structure) + 1, np.bool_)  # terms whose variances were tried at 0
     before, before_beta, before_v, before_gradient = par.copy(), beta.copy(), v.copy(), gradient.copy()
     log_theta_before = log_theta
     value, status, n_eval = np.nan, NOT_CONVERGED, 0
@@ -138,7 +141,43 @@ def fit(data, structure, X, joint, beta_guess, psi_guess, log_theta_guess, curva
             free[n - 1] = True
             at_limit = False
             continue
-        break
+        # The criterion can have a second maximum where a variance that is hardly different from 0 is 0 (a grouping
+        # factor with two levels often does): look there before giving up.
+        moved = False
+        n_terms = _n_terms(structure)
+        for drop in range(n_terms + 1):
+            weak = _weak_terms(structure, drop, psi, free, metric, tried)
+            if not np.any(weak):
+                continue
+            copy_into(before, par)
+            copy_into(before_beta, beta)
+            copy_into(before_v, v)
+            copy_into(before_gradient, gradient)
+            for i in range(n):
+                if weak[i]:
+                    par[i] = 0.0
+                    for j in range(n):
+                        metric[i, j] = 0.0
+                        metric[j, i] = 0.0
+            fill(v, 0.0)
+            value_there = laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
+            spent = 1
+            if value_there > value - NEAR:
+                value_there, spent, status_there = maximise(
+                    data, structure, X, joint, par, metric, np.inf, beta, v, gradient, work
+                )
+            n_eval += spent
+            if value_there > value + 1e-7:
+                value, status, moved = value_there, status_there, True
+                for i in range(n):
+                    free[i] = free[i] and not weak[i]
+            else:
+                copy_into(par, before)
+                copy_into(beta, before_beta)
+                copy_into(v, before_v)
+                copy_into(gradient, before_gradient)
+        if not moved:
+            break
 
     done = status != NOT_CONVERGED and math.isfinite(value)
     if curvature and math.isfinite(value):
@@ -235,6 +274,41 @@ def _settle(structure, X, joint, par, before, before_gradient, candidates, free,
                     par[i] = RESTART_PSI
                     changed = True
     return changed
+
+
+@kernel
+def _weak_terms(structure, drop, psi, free, metric, tried):
+    """Mark the free parameters of term `drop`, or of all terms at once, if each is within a few standard errors of 0.
+
+    Every term is marked once, and all at once only where there are two to mark.
+    """
+    n_terms = _n_terms(structure)
+    n_psi = psi.size
+    first = free.size - 1 - n_psi
+    marked = np.zeros(free.size, np.bool_)
+    if tried[drop]:
+        return marked
+    tried[drop] = True
+    n_weak = 0
+    for term in range(n_terms):
+        if drop not in (term, n_terms):
+            continue
+        start, c = _term(structure, term)
+        weak = True
+        any_free = False
+        for k in range(start, start + c * (c + 1) // 2):
+            i = first + k
+            any_free = any_free or free[i]
+            if structure.psi_at[0, k] == structure.psi_at[1, k] and free[i]:
+                weak = weak and abs(psi[k]) < WEAK * math.sqrt(max(0.0, metric[i, i]))
+        if not (weak and any_free):
+            continue
+        n_weak += 1
+        for k in range(start, start + c * (c + 1) // 2):
+            marked[first + k] = free[first + k]
+    if drop == n_terms and n_weak < 2:
+        fill(marked, False)
+    return marked
 
 
 @kernel

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.linalg import qr
 
 from scglmm.engine.fit import FAILED, Fit, fit
 from scglmm.engine.layout import Data
 
 from .containment import Carrier, find_carrier
 from .frame import Frame, null_frame, restrict
-from .separation import separating_direction
+from .separation import null_space, separating_direction
 from .wald import satterthwaite
 
 OK, SINGULAR, POISSON_LIMIT, SEPARATED, NOT_CONVERGED = (
@@ -135,17 +136,19 @@ def _fit_separated(
 ) -> GeneFit:
     """Fit what is left of a gene when a direction of the coefficients runs to infinity.
 
-    In the limit the strata on which the direction bites have mean 0 and say nothing more, and the direction drops out
-    of the model. Coefficients that have no part in it keep their estimates; the others have none.
+    In the limit the strata on which the direction bites have mean 0 and say nothing more. On the others that direction
+    is flat, and so may be more of them: a coefficient that takes part in a flat direction has no estimate, the others
+    keep theirs.
     """
-    moved = frame.back @ direction
-    moves = np.abs(moved) * np.abs(frame.X).max(axis=0)
-    lost = moves > 1e-6 * moves.max()
     empty = _empty(frame, SEPARATED)
+    strata = ~(frame.Q @ direction < -1e-8)
+    flat = frame.back @ null_space(frame.Q[strata])
+    moves = np.abs(flat).max(axis=1) * np.abs(frame.X).max(axis=0)
+    lost = moves > 1e-6 * moves.max()
     if lost[np.ptp(frame.X, axis=0) > 0].all():
         return empty
-    strata = ~(frame.Q @ direction < -1e-8)
-    kept = np.arange(lost.size) != np.argmax(moves)
+    kept = ~lost
+    kept[_independent(frame.X[np.ix_(strata, lost)], np.flatnonzero(lost), flat.shape[1])] = True
     sub = restrict(frame, strata, kept)
     carriers = [find_carrier(sub, contrast) for contrast in np.eye(sub.X.shape[1])]
     fitted = fit_gene(_on_strata(data, strata), sub, carriers, shift, method, adjust_se=adjust_se)
@@ -174,6 +177,13 @@ def _fit_separated(
         null_intercept=np.nan,
         null_var=np.nan,
     )
+
+
+def _independent(X: np.ndarray, columns: np.ndarray, n_flat: int) -> np.ndarray:
+    """Pick, of columns among which there are `n_flat` linear relations, as many as are independent."""
+    length = np.sqrt((X**2).sum(axis=0))
+    _, pivots = qr(X / np.where(length > 0, length, 1.0), mode="r", pivoting=True)
+    return columns[pivots[: columns.size - n_flat]]
 
 
 def _on_strata(data: Data, strata: np.ndarray) -> Data:

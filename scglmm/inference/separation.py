@@ -29,9 +29,7 @@ def separating_direction(Q: np.ndarray, counts: np.ndarray) -> np.ndarray | None
     (p,) direction d with Q d = 0 where there are counts and Q d <= 0 elsewhere.
     """
     positive = counts > 0
-    gram = Q[positive].T @ Q[positive]
-    values, vectors = np.linalg.eigh(gram)
-    null = vectors[:, values <= TOLERANCE * max(values[-1], 1.0)]
+    null = null_space(Q[positive])
     if null.shape[1] == 0:
         return None
     reach = Q[~positive] @ null
@@ -49,3 +47,9 @@ def separating_direction(Q: np.ndarray, counts: np.ndarray) -> np.ndarray | None
     if found.status != 0 or found.fun > -TOLERANCE:
         return None
     return null @ found.x
+
+
+def null_space(Q: np.ndarray) -> np.ndarray:
+    """(p, m) orthonormal basis of the directions d with Q d = 0."""
+    values, vectors = np.linalg.eigh(Q.T @ Q)
+    return vectors[:, values <= TOLERANCE * max(values[-1], 1.0)]

@@ -81,14 +81,19 @@ def check_counts(adata: AnnData, source: Source, used: np.ndarray) -> Summary:
 
 
 def _advice(adata: AnnData, name: str) -> str:
-    candidates = {f"layer={layer!r}": adata.layers[layer] for layer in adata.layers}
+    """Say where else counts may be; matrices are looked at in turn, and only their first rows."""
+    candidates = {f"layer={layer!r}": (f"adata.layers[{layer!r}]", adata.layers[layer]) for layer in adata.layers}
+    if adata.X is not None:
+        candidates["`adata.X` (the default, without layer= or use_raw=)"] = ("adata.X", adata.X)
     if adata.raw is not None:
-        candidates["use_raw=True"] = adata.raw.X
-    candidates.pop(f"layer={name[14:-2]!r}", None)
-    good = [how for how, matrix in candidates.items() if _plausible(matrix)]
+        candidates["use_raw=True"] = ("adata.raw.X", adata.raw.X)
+    good = [how for how, (where, matrix) in candidates.items() if where != name and _plausible(matrix)]
     if good:
         return f"A mixed model of counts needs the raw counts; this looks like them: {' or '.join(good)}."
-    return "A mixed model of counts needs the raw counts, and no layer nor `adata.raw` looks like them."
+    return (
+        "A mixed model of counts needs the raw counts, and nothing else in `adata` (X, layers, raw) looks like them: "
+        "go back to the object before normalisation."
+    )
 
 
 def _plausible(matrix: Any) -> bool:

@@ -18,6 +18,7 @@ from scglmm.compression.nodes import Nodes, make_nodes
 from scglmm.formula import Design, build_design, parse_formula
 from scglmm.inference.frame import Frame, make_frame, strata_of
 from scglmm.inference.genes import GeneFits, Options, fit_genes
+from scglmm.inference.varpart import METHODS as VARPART_METHODS
 from scglmm.inference.varpart import log_mean_exp
 from scglmm.results.write import check_target, write_results
 
@@ -122,7 +123,7 @@ def nbmm(
     >>> scglmm.get.nbmm_df(adata, "Dx[T.AD]").shape
     (5, 10)
     """
-    _check_arguments(adata, formula, method, min_cells, copy)
+    _check_arguments(adata, formula, method, min_cells, varpart_method, n_jobs, copy)
     if copy:
         adata = adata.copy()
     check_target(adata, key_added)
@@ -137,7 +138,7 @@ def nbmm(
     selected = _selected_genes(adata, mask_var)
     source = find_counts(adata, layer, use_raw)
     summary = check_counts(adata, source, design.kept)
-    offset, offset_name = _offset(adata, design, summary)
+    offset, offset_name = _offset(adata, design, summary, source)
     _advise(design)
 
     stratum, first = strata_of(design)
@@ -163,7 +164,9 @@ def nbmm(
     return adata if copy else None
 
 
-def _check_arguments(adata: Any, formula: Any, method: str, min_cells: int, copy: bool) -> None:
+def _check_arguments(
+    adata: Any, formula: Any, method: str, min_cells: int, varpart_method: str, n_jobs: int | None, copy: bool
+) -> None:
     from anndata import AnnData
 
     if not isinstance(adata, AnnData):
@@ -172,11 +175,15 @@ def _check_arguments(adata: Any, formula: Any, method: str, min_cells: int, copy
     if not isinstance(formula, str):
         msg = f"The formula must be a string such as '~ Dx + (1|SubID)', not {type(formula).__name__}."
         raise TypeError(msg)
-    if method not in METHODS:
-        msg = f"method={method!r} is not one of {', '.join(map(repr, METHODS))}."
-        raise ValueError(msg)
+    for name, value, valid in (("method", method, METHODS), ("varpart_method", varpart_method, VARPART_METHODS)):
+        if value not in valid:
+            msg = f"{name}={value!r} is not one of {', '.join(map(repr, valid))}."
+            raise ValueError(msg)
     if not isinstance(min_cells, int | np.integer) or min_cells < 0:
         msg = f"min_cells must be a whole number, 0 or more, not {min_cells!r}."
+        raise ValueError(msg)
+    if n_jobs is not None and (not isinstance(n_jobs, int | np.integer) or n_jobs == 0):
+        msg = f"n_jobs must be a whole number other than 0 (-1 for all processors) or None, not {n_jobs!r}."
         raise ValueError(msg)
     if adata.n_obs == 0 or adata.n_vars == 0:
         msg = f"`adata` has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to fit."
@@ -211,7 +218,7 @@ def _selected_genes(adata: AnnData, mask_var: Any) -> np.ndarray:
     return mask
 
 
-def _offset(adata: AnnData, design: Design, summary: Summary) -> tuple[np.ndarray, str]:
+def _offset(adata: AnnData, design: Design, summary: Summary, source: Source) -> tuple[np.ndarray, str]:
     """Offset of the cells that are used (natural log), and what it is."""
     if design.offset is not None:
         return design.offset, " + ".join(design.formula.offsets)
@@ -223,14 +230,15 @@ def _offset(adata: AnnData, design: Design, summary: Summary) -> tuple[np.ndarra
         )
         raise ValueError(msg)
     logg.info("no offset() in the formula: the log of each cell's total count over all genes is the offset")
-    if adata.n_vars < FEW_GENES:
+    n_genes = source.matrix.shape[1]
+    if n_genes < FEW_GENES:
         there = "total_counts" in adata.obs
         advice = (
             "`offset(log(total_counts))` uses adata.obs['total_counts']"
             if there
             else ("give the library size of the full data as an obs column: `offset(log(column))`")
         )
-        msg = f"The offset is the total count over only {adata.n_vars} genes, which is hardly a library size: {advice}."
+        msg = f"The offset is the total count over only {n_genes} genes, which is hardly a library size: {advice}."
         warnings.warn(msg, UserWarning, stacklevel=3)
     return np.log(total), "log(total count)"
 

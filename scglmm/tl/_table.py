@@ -86,7 +86,7 @@ def make_table(
     fit["status"] = status
     for name in ("null_intercept", "null_var", "var_linpred"):
         fit[name] = spread(fits.column(name))
-    variances = np.array([random_variance(frame, f.sigma) for f in fits.fits]).reshape(-1, len(frame.terms))
+    variances = np.array([random_variance(frame, f.sigma) for f in fits.fits]).reshape(len(fits.fits), len(frame.terms))
     return GeneTable(
         genes=var_names[positions],
         coefficients=design.columns,

@@ -35,18 +35,20 @@ optimise <- function(par, fn, gr, control) {
   objectives <- vapply(fits, function(fit) fit$objective, 0)
   best <- fits[[which(objectives < min(objectives, na.rm = TRUE) + same)[1]]]
 
-  # A correlation of one is at infinity: r = 1000 is near enough, and still leaves a usable Hessian.
+  # Then tight searches, which from an optimum end with "singular convergence": the code of the first is kept.
+  refine <- function(best, gain, ...) {
+    fit <- tryCatch(search(..., rel.tol = 1e-14), error = function(e) list(objective = Inf))
+    if (isTRUE(fit$objective < best$objective - gain)) best[c("par", "objective")] <- fit[c("par", "objective")]
+    best
+  }
+  # A correlation of one is at infinity: r = 1000 is near enough, and mostly leaves a usable Hessian.
   if (length(covariance) == 3) {
     for (r in c(-1000, 1000)) {
       start <- replace(best$par, covariance[3], r)
-      limit <- tryCatch(search(start, free = -covariance[3]), error = function(e) list(objective = Inf))
-      if (isTRUE(limit$objective < best$objective - same)) best <- limit
+      best <- refine(best, 1e-8, start, free = -covariance[3])
     }
   }
-
-  # The tight search starts at an optimum and ends with "singular convergence": the code of the first is kept.
-  tight <- search(best$par, rel.tol = 1e-14)
-  if (tight$objective < best$objective - same) best[c("par", "objective")] <- tight[c("par", "objective")]
+  best <- refine(best, same, best$par)
   bfgs <- optim(best$par, fn, gr, method = "BFGS", control = list(maxit = 1000, reltol = 1e-16))
   if (bfgs$value < best$objective - same) {
     best <- list(par = bfgs$par, objective = bfgs$value, convergence = bfgs$convergence,
@@ -57,7 +59,7 @@ optimise <- function(par, fn, gr, control) {
   for (i in 1:20) {
     gradient <- as.vector(gr(best$par))
     hessian <- eigen(optimHess(best$par, fn, gr), symmetric = TRUE)
-    curved <- hessian$values > 1e-3
+    curved <- hessian$values > 1e-5
     directions <- hessian$vectors[, curved, drop = FALSE]
     proposal <- best$par - directions %*% (crossprod(directions, gradient) / hessian$values[curved])
     proposal <- setNames(as.vector(proposal), names(par))
@@ -70,7 +72,6 @@ optimise <- function(par, fn, gr, control) {
   environment(fn)$value.best <- Inf
   best$objective <- as.vector(fn(best$par))
   best$evaluations <- NA
-  if (nzchar(Sys.getenv("KDEBUG"))) cat(round(objectives-best$objective,9),"|",best$par,"|",best$optimizer,best$objective-tight$objective,best$objective-bfgs$value,"\n",file=stderr())
   best
 }
 
@@ -124,7 +125,7 @@ cells$stim <- factor(cells$stim, levels = c("ctrl", "stim"))
 
 fits <- expand.grid(reml = c(FALSE, TRUE), model = names(random_effects), gene = genes, stringsAsFactors = FALSE)
 fits <- fits[fits$model != "cell_covariate" | fits$gene %in% covariate_genes, ]
-rows <- Map(function(gene, model, reml) {if (nzchar(Sys.getenv("KDEBUG"))) cat(gene,model,reml,date(),"\n",file=stderr()); fit_one(cells, gene, model, reml)}, fits$gene, fits$model, fits$reml)
+rows <- Map(function(gene, model, reml) fit_one(cells, gene, model, reml), fits$gene, fits$model, fits$reml)
 table <- do.call(rbind, unname(rows))
 
 digits <- function(x) ifelse(is.na(x) & !is.nan(x), "", sprintf("%.17g", x))

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from models import KINDS, compile_model, richardson, simulate
+
+from scglmm.engine import curvature, layout
+
+BOTH = pytest.mark.parametrize("joint", [False, True], ids=["ml", "reml"])
+
+
+def state(kind: str, joint: bool):
+    model = compile_model(simulate(kind, 1))
+    par = np.r_[[] if joint else [0.6, 0.5, -0.3], KINDS[kind], 0.5]
+    _, gradient, beta, v = model.evaluate(par, joint=joint)
+    return model, par, gradient, beta, v
+
+
+def hessian_of(model, par, gradient, beta, v, joint, *, central=True, free=None):
+    n = par.size
+    free = np.ones(n, bool) if free is None else free
+    d_covariance, d_beta = np.zeros((n, model.p, model.p)), np.zeros((n, model.p))
+    result = curvature.hessian.py_func(
+        model.data, model.structure, model.X, joint, par.copy(), free, central, beta, v, gradient, model.work,
+        d_covariance, d_beta,
+    )  # fmt: skip
+    return result, d_covariance, d_beta
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["none", "one", "crossed", "slope"])
+def test_hessian_against_differences(kind, joint, as_python):
+    as_python(curvature, layout)
+    model, par, gradient, beta, v = state(kind, joint)
+    found, d_covariance, d_beta = hessian_of(model, par, gradient, beta, v, joint)
+
+    def at(x: np.ndarray, what: int) -> np.ndarray:
+        return model.evaluate(x, joint=joint, beta=beta, v=v)[what]
+
+    expected = np.array([richardson(lambda x, i=i: at(x, 1)[i], par, 0.01) for i in range(par.size)])
+    assert found == pytest.approx(expected, rel=2e-6, abs=2e-6 * np.abs(expected).max())
+    assert (found == found.T).all()
+    if not joint:
+        return
+    for c in range(model.p):
+        assert d_beta[:, c] == pytest.approx(richardson(lambda x, c=c: at(x, 2)[c], par, 0.01), rel=1e-5, abs=1e-6)
+
+    def covariance(x: np.ndarray) -> np.ndarray:
+        at(x, 0)
+        return model.work.schur[1].copy()
+
+    for c in range(model.p):
+        for d in range(model.p):
+            expected = richardson(lambda x, c=c, d=d: covariance(x)[c, d], par, 0.01)
+            assert d_covariance[:, c, d] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+@BOTH
+def test_rows_of_fixed_parameters_are_zero(joint, as_python):
+    as_python(curvature, layout)
+    model, par, gradient, beta, v = state("crossed", joint)
+    free = np.ones(par.size, bool)
+    free[[-2, -1]] = False
+    full, *_ = hessian_of(model, par, gradient, beta, v, joint)
+    found, d_covariance, d_beta = hessian_of(model, par, gradient, beta, v, joint, free=free)
+    assert found[np.ix_(free, free)] == pytest.approx(full[np.ix_(free, free)], rel=1e-6, abs=1e-6)
+    assert not found[~free].any()
+    assert not found[:, ~free].any()
+    assert not d_covariance[~free].any()
+    assert not d_beta[~free].any()
+
+
+@BOTH
+def test_rough_hessian_is_close(joint, as_python):
+    as_python(curvature, layout)
+    model, par, gradient, beta, v = state("slope", joint)
+    exact, *_ = hessian_of(model, par, gradient, beta, v, joint)
+    if not joint:
+        # The block of beta is the Schur complement left by an evaluation of the joint Hessian.
+        model.evaluate(par[3:], joint=True, beta=beta, v=v)
+    rough, d_covariance, d_beta = hessian_of(model, par, gradient, beta, v, joint, central=False)
+    first = 0 if joint else 3
+    size = np.sqrt(np.outer(np.abs(np.diag(exact)), np.abs(np.diag(exact))))
+    assert np.abs((rough - exact)[first:] / size[first:]).max() < 0.01
+    assert np.abs((rough - exact)[:first, :first] / size[:first, :first]).max(initial=0) < 0.3
+    assert not d_covariance.any()
+    assert not d_beta.any()
+
+
+def test_positive_inverse():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(4, 4)) * np.array([1, 10, 100, 1000])
+    hessian = -(a.T @ a) - np.diag([1, 100, 1e4, 1e6])
+    free = np.ones(4, bool)
+    assert curvature.positive_inverse.py_func(hessian, free) == pytest.approx(np.linalg.inv(-hessian), rel=1e-9)
+
+    indefinite = hessian.copy()
+    indefinite[0, 0] *= -1
+    found = curvature.positive_inverse.py_func(indefinite, free)
+    assert (np.linalg.eigvalsh(found) > 0).all()
+
+    free[1] = False
+    zero = hessian.copy()
+    zero[1] = zero[:, 1] = 0
+    found = curvature.positive_inverse.py_func(zero, free)
+    assert not found[1].any()
+    assert not found[:, 1].any()
+    at = np.ix_(free, free)
+    assert found[at] == pytest.approx(np.linalg.inv(-hessian[at]), rel=1e-9)
+
+    broken = np.full((4, 4), np.nan)
+    assert np.isfinite(curvature.positive_inverse.py_func(broken, free)).all()
+
+
+def test_negative_definite():
+    free = np.ones(3, bool)
+    negative = -np.diag([1.0, 1e-6, 1e6])
+
+    def is_negative(a: np.ndarray) -> bool:
+        return bool(curvature.negative_definite.py_func(a, free))
+
+    assert is_negative(negative)
+    assert not is_negative(-negative)
+    assert not is_negative(negative * np.nan)
+    saddle = negative.copy()
+    saddle[0, 1] = saddle[1, 0] = 2e-3
+    assert not is_negative(saddle)
+    positive = negative.copy()
+    positive[1, 1] = 1e-6
+    assert not is_negative(positive)
+    free[1] = False
+    assert is_negative(positive)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from models import Cells, compile_model
+from scipy.stats import nbinom, poisson
+
+from scglmm.engine import nb2
+from scglmm.engine.layout import ETA, G_THETA, H_THETA, G, H, T
+
+MEANS = (-10.0, -5.0, -1.0, 0.5, 3.0, 10.0)
+THETAS = (0.01, 0.3, 2.0, 50.0, 1e4, 1e6, 1e8)
+
+
+def cells_at(mean: float, theta: float, n: int = 40, seed: int = 0) -> Cells:
+    """Cells without random effects: offsets of sd 0.5 and counts of the given log mean."""
+    rng = np.random.default_rng(seed)
+    offset = rng.normal(0, 0.5, n)
+    y = rng.poisson(np.exp(mean + offset) * rng.gamma(theta, 1 / theta, n)).astype(float)
+    return Cells(y, offset, np.ones((n, 1)), [], np.arange(n) // 8)
+
+
+def exact(cells: Cells, eta: float, theta: float) -> tuple[float, float]:
+    """Log-likelihood and its derivative in log(theta) in extended precision, count by count."""
+    from scipy.special import gammaln
+
+    value = slope = np.longdouble(0)
+    theta = np.longdouble(theta)
+    for y, offset in zip(cells.y, cells.offset, strict=True):
+        j = np.arange(int(y), dtype=np.longdouble)
+        log_mu = np.longdouble(offset) + np.longdouble(eta)
+        m = np.exp(log_mu) / theta
+        value += np.log1p(j / theta).sum() + y * log_mu - (y + theta) * np.log1p(m) - gammaln(y + 1)
+        slope += (y + theta) * m / (1 + m) - theta * np.log1p(m) - (j / (theta + j)).sum()
+    return float(value), float(slope)
+
+
+def from_engine(cells: Cells, eta: float, theta: float) -> tuple[float, np.ndarray]:
+    value, gradient, *_ = compile_model(cells).evaluate(np.array([eta, np.log(theta)]), joint=False)
+    return value, gradient
+
+
+@pytest.mark.parametrize("theta", THETAS)
+@pytest.mark.parametrize("mean", MEANS)
+def test_log_likelihood(mean, theta):
+    cells = cells_at(mean, theta)
+    for eta in (mean, mean - 2, mean + 2):
+        value, gradient = from_engine(cells, eta, theta)
+        expected, slope = exact(cells, eta, theta)
+        # Large terms of both signs: y log(mu) alone is of this size.
+        assert value == pytest.approx(expected, rel=1e-12, abs=1e-12 + 1e-14 * np.sum(cells.y) * abs(mean))
+        # At theta = 1e8 the derivative is the difference of sums 1e8 times larger, were they not written otherwise.
+        scale = np.sum(cells.y + np.exp(eta + cells.offset)) / theta
+        assert gradient[1] == pytest.approx(slope, rel=1e-6, abs=1e-9 * scale)
+        mu = np.exp(eta + cells.offset)
+        assert gradient[0] == pytest.approx(np.sum((cells.y - mu) / (1 + mu / theta)), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("theta", [0.01, 0.3, 2.0, 50.0, 1e3])
+@pytest.mark.parametrize("mean", MEANS)
+def test_log_likelihood_against_scipy(mean, theta):
+    cells = cells_at(mean, theta)
+    value, _ = from_engine(cells, mean + 0.3, theta)
+    mu = np.exp(mean + 0.3 + cells.offset)
+    assert value == pytest.approx(nbinom.logpmf(cells.y, theta, theta / (theta + mu)).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("mean", MEANS[:-1])
+def test_poisson_limit(mean):
+    cells = cells_at(mean, 1e12)
+    value, _ = from_engine(cells, mean, 1e8)
+    mu = np.exp(mean + cells.offset)
+    # The first correction is sum ((y - mu)^2 - y) / (2 theta).
+    expected = poisson.logpmf(cells.y, mu).sum() + np.sum((cells.y - mu) ** 2 - cells.y) / 2e8
+    assert value == pytest.approx(expected, rel=1e-11, abs=1e-14 * np.sum(cells.y) * abs(mean))
+
+
+@pytest.mark.parametrize("theta", [0.01, 2.0, 1e4, 1e8])
+def test_huge_counts(theta):
+    y = np.array([0.0, 3.0, 129.0, 4_000.0, 1_000_000.0, 10_000_000.0])
+    cells = Cells(y, np.log(y + 1), np.ones((y.size, 1)), [], np.zeros(y.size, int))
+    value, gradient = from_engine(cells, 0.1, theta)
+    expected, slope = exact(cells, 0.1, theta)
+    # lgamma(1e7 + 1) is 1.5e8: what remains of it after subtraction has 8 digits less.
+    assert value == pytest.approx(expected, rel=1e-11, abs=1e-6)
+    assert gradient[1] == pytest.approx(slope, rel=1e-8)
+
+
+def kernel_rows(cells: Cells, eta: np.ndarray, theta: float, name: str = "derivatives") -> np.ndarray:
+    """The rows that a kernel, run as Python, fills: one column for each stratum."""
+    model = compile_model(cells)
+    strata = np.full((7, model.X.shape[0]), np.nan)
+    strata[ETA] = eta
+    getattr(nb2, name).py_func(model.data.nodes, model.data.start, theta, strata)
+    return strata
+
+
+@pytest.mark.parametrize("theta", [0.01, 0.3, 2.0, 50.0, 1e4])
+@pytest.mark.parametrize("mean", [-10.0, -1.0, 3.0, 10.0])
+def test_each_derivative_is_that_of_the_one_before(mean, theta):
+    cells = cells_at(mean, theta)
+    eta = mean + np.linspace(-1, 1, 5)
+
+    def log_likelihood(eta: np.ndarray) -> np.ndarray:
+        mu = np.exp(eta[cells.stratum] + cells.offset)
+        terms = cells.y * np.log(mu) - (cells.y + theta) * np.log1p(mu / theta)
+        return np.bincount(cells.stratum, terms)
+
+    def slope(function, x) -> np.ndarray:
+        d = [(function(x + h) - function(x - h)) / (2 * h) for h in (4e-3, 2e-3, 1e-3)]
+        once = [(4 * d[1] - d[0]) / 3, (4 * d[2] - d[1]) / 3]
+        return (16 * once[1] - once[0]) / 15
+
+    rows = kernel_rows(cells, eta, theta)
+    size = np.abs(rows).max()  # of the sums that are differenced
+
+    def close(row: int, expected: np.ndarray, noise: float = 0.0) -> None:
+        assert rows[row] == pytest.approx(expected, rel=1e-6, abs=noise + 1e-8 * max(1e-4, size))
+
+    close(G, slope(log_likelihood, eta), 1e-12 * np.sum(cells.y) * abs(mean))
+    close(H, -slope(lambda x: kernel_rows(cells, x, theta)[G], eta))
+    close(T, slope(lambda x: kernel_rows(cells, x, theta)[H], eta))
+    log_theta = np.log(theta)
+    close(G_THETA, slope(lambda x: kernel_rows(cells, eta, np.exp(x))[G], log_theta))
+    close(H_THETA, slope(lambda x: kernel_rows(cells, eta, np.exp(x))[H], log_theta))
+
+
+def test_both_kernels_give_the_same_first_derivatives():
+    cells = cells_at(1.0, 2.0)
+    eta = np.linspace(-1, 3, 5)
+    full, short = kernel_rows(cells, eta, 2.0), kernel_rows(cells, eta, 2.0, "score_curvature")
+    assert short[G] == pytest.approx(full[G], rel=1e-14)
+    assert short[H] == pytest.approx(full[H], rel=1e-14)
+    assert np.isnan(short[T]).all()
+
+
+@pytest.mark.parametrize("row", [G, H, T, G_THETA, H_THETA])
+def test_derivatives_at_the_poisson_limit(row):
+    theta = 1e8
+    cells = cells_at(2.0, 1e12)
+    eta = np.full(5, 2.1)
+    y, mu = cells.y.astype(np.longdouble), np.exp(np.longdouble(2.1) + cells.offset.astype(np.longdouble))
+    m = mu / theta
+    r = 1 / (1 + m)
+    h = (y * m + mu) * r**2
+    expected = {
+        G: (y - mu) * r,
+        H: h,
+        T: h * (1 - m) * r,
+        G_THETA: (y - mu) * m * r**2,
+        H_THETA: mu * r**2 - h * (1 - m) * r,
+    }[row]
+    sums = np.array([expected[cells.stratum == s].sum() for s in range(5)], float)
+    assert kernel_rows(cells, eta, theta)[row] == pytest.approx(sums, rel=1e-8 if row == H_THETA else 1e-11)
+
+
+@pytest.mark.parametrize("eta", [-745.0, -300.0, 299.0, 350.0, 5000.0])
+@pytest.mark.parametrize("theta", [1e-8, 1.0, 1e8])
+def test_far_away_nothing_overflows(eta, theta):
+    rows = kernel_rows(cells_at(0.0, 2.0), np.full(5, eta), theta)
+    assert np.isfinite(rows[[G, H, T, G_THETA, H_THETA]]).all()
+    assert (rows[H] >= 0).all()
+
+
+@pytest.mark.parametrize("m", [1e-9, 1e-5, 9e-4, 1e-3])
+def test_difference_series(m):
+    x = np.longdouble(m)
+    assert nb2._difference_series.py_func(m) == pytest.approx(float(x / (1 + x) - np.log1p(x)), rel=1e-11)
+
+
+def test_log_likelihood_as_python(as_python):
+    as_python(nb2)
+    cells = cells_at(1.0, 2.0)
+    model = compile_model(cells)
+    for theta in (2.0, 1e8):
+        strata = np.zeros((7, 5))
+        strata[ETA] = 0.7
+        f, f_theta = nb2.log_likelihood(model.data.nodes, model.data.start, theta, strata)
+        m = np.exp(0.7 + cells.offset) / theta
+        assert f == pytest.approx(-np.sum((cells.y + theta) * np.log1p(m)), rel=1e-12)
+        expected = np.sum(cells.y * m / (1 + m)) + theta * np.sum(m / (1 + m) - np.log1p(m))
+        assert f_theta == pytest.approx(expected, rel=1e-6)
