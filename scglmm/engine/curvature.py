@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from scglmm._jit import kernel
+from scglmm._jit import entry
 
 from .laplace import laplace
 from .layout import copy_into
@@ -19,7 +19,7 @@ CENTRAL = 1e-4  # step of central differences: relative error about 1e-8
 FORWARD = 1e-3
 
 
-@kernel
+@entry
 def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, work, d_covariance, d_beta):
     """Hessian of the criterion over the free parameters.
 
@@ -92,48 +92,29 @@ def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, wo
     return result
 
 
-@kernel
-def positive_inverse(a, free):
-    """Inverse of minus the Hessian `a`, made positive definite: rows of parameters that are not free are 0.
+def positive_inverse(a: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Inverse of minus a Hessian, made positive definite; rows of parameters that are not free are 0.
 
     Eigenvalues of the matrix scaled to unit diagonal are replaced by their absolute values, bounded away from 0.
     """
-    n = a.shape[0]
-    scale = np.empty(n)
-    scaled = np.empty((n, n))
-    for i in range(n):
-        scale[i] = 1.0 / math.sqrt(abs(a[i, i])) if abs(a[i, i]) > 1e-10 and math.isfinite(a[i, i]) else 1.0
-    for i in range(n):
-        for j in range(n):
-            x = -a[i, j] * scale[i] * scale[j]
-            scaled[i, j] = x if math.isfinite(x) else (1.0 if i == j else 0.0)
-    eigenvalues, vectors = np.linalg.eigh(scaled)
-    result = np.zeros((n, n))
-    for k in range(n):
-        weight = 1.0 / max(0.02, abs(eigenvalues[k]))
-        for i in range(n):
-            for j in range(n):
-                result[i, j] += weight * vectors[i, k] * vectors[j, k]
-    for i in range(n):
-        for j in range(n):
-            result[i, j] *= scale[i] * scale[j] if free[i] and free[j] else 0.0
+    at = np.flatnonzero(free)
+    negative = -a[np.ix_(at, at)]
+    diagonal = np.abs(np.diag(negative))
+    scale = 1 / np.sqrt(np.where(diagonal > 1e-10, diagonal, 1.0))  # false for NaN as well
+    scaled = negative * np.outer(scale, scale)
+    scaled = np.where(np.isfinite(scaled), scaled, np.eye(at.size))
+    values, vectors = np.linalg.eigh(scaled)
+    inverse = (vectors / np.maximum(0.02, np.abs(values))) @ vectors.T
+    result = np.zeros_like(a)
+    result[np.ix_(at, at)] = inverse * np.outer(scale, scale)
     return result
 
 
-@kernel
-def negative_definite(a, free):
+def negative_definite(a: np.ndarray, free: np.ndarray) -> bool:
     """Whether a Hessian over the free parameters is finite and negative definite."""
-    n = a.shape[0]
-    scaled = np.zeros((n, n))
-    for i in range(n):
-        if not free[i]:
-            scaled[i, i] = -1.0
-        elif not a[i, i] < 0.0:
-            return False
-    for i in range(n):
-        for j in range(n):
-            if free[i] and free[j]:
-                scaled[i, j] = a[i, j] / math.sqrt(a[i, i] * a[j, j])
-                if not math.isfinite(scaled[i, j]):
-                    return False
-    return np.linalg.eigh(scaled)[0][n - 1] < -1e-10
+    reduced = a[np.ix_(free, free)]
+    diagonal = np.diag(reduced)
+    if not (np.isfinite(reduced).all() and (diagonal < 0).all()):
+        return False
+    scale = 1 / np.sqrt(-diagonal)
+    return reduced.size == 0 or bool(np.linalg.eigvalsh(reduced * np.outer(scale, scale))[-1] < -1e-10)

@@ -2,23 +2,25 @@
 
 Boundaries are decided, never assumed (`scglmm.engine.boundary`): a variance is put to exactly 0 when the criterion
 falls in every direction away from 0, and theta to its upper limit when the criterion does not rise with 1/theta there.
+
+This file is Python: it calls a handful of kernels for each gene and decides between them. All that costs time is in them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
-from scglmm._jit import NO, YES, entry, kernel
-
 from .boundary import variance_derivative
+from .covariance import TermParameters, canonical_root, null_space, term_parameters
 from .curvature import hessian, negative_definite, positive_inverse
 from .laplace import laplace
-from .layout import ETA, copy_into, fill, make_work
+from .layout import ETA, Data, Work, make_work
 from .optimise import LOG_THETA_MAX, NOT_CONVERGED, STOPPED_AT_THETA, maximise
 from .start import starting_point
+from .structure import Structure
 
 OK, FAILED = 0, 1
 
@@ -26,11 +28,13 @@ SMALL_PSI = 0.03  # a standard deviation below this is tested against 0
 RESTART_PSI = 0.1  # where the search starts again when 0 turns out to be a saddle
 WEAK = 4.0  # a standard deviation within this many standard errors of 0 may have a better optimum at 0
 NEAR = 20.0  # but not where the log-likelihood at 0 is lower by more than this, the other parameters unchanged
-THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
+THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
+MAX_ROUNDS = 10
 
 
-class Fit(NamedTuple):
+@dataclass(frozen=True)
+class Fit:
     """What is known about one gene after its fit (symbols as in `scglmm.engine.structure`).
 
     Parameters are ordered (beta, psi, log theta) for maximum likelihood and (psi, log theta) for REML.
@@ -53,8 +57,17 @@ class Fit(NamedTuple):
     eta: np.ndarray  # (S,) linear predictors without the offset
 
 
-@entry
-def fit(data, structure, X, joint, beta_guess, psi_guess, log_theta_guess, curvature):
+def fit(
+    data: Data,
+    structure: Structure,
+    X: np.ndarray,
+    joint: bool,
+    beta_guess: np.ndarray,
+    psi_guess: np.ndarray | None = None,
+    log_theta_guess: float = 0.0,
+    curvature: bool = True,
+    work: Work | None = None,
+) -> Fit:
     """Maximise the Laplace criterion of one gene.
 
     Parameters
@@ -66,345 +79,244 @@ def fit(data, structure, X, joint, beta_guess, psi_guess, log_theta_guess, curva
     beta_guess
         (p,) first guess of beta.
     psi_guess, log_theta_guess
-        A start for the variances, for instance from a neighbouring model; an empty array to find one.
+        A start for the variances, for instance from a neighbouring model; by default one is found.
     curvature
         Whether the Hessian and the derivatives for inference are wanted.
+    work
+        Scratch arrays of this structure and X, from `scglmm.engine.layout.make_work`.
     """
-    p = X.shape[1]
-    n_psi = structure.psi_at.shape[1]
-    first = 0 if joint else p
-    n = first + n_psi + 1
-    work = make_work(structure, X)
-    beta, v = beta_guess.copy(), np.zeros(structure.starts.shape[1] - 1)
-    par, gradient = np.zeros(n), np.zeros(n)
-    psi = par[first : n - 1]
-    free = np.ones(n, np.bool_)
-    d_covariance, d_beta = np.zeros((n, p, p)), np.zeros((n, p))
-    curved = np.zeros((n, n))
-
-    log_theta = starting_point(data, structure, X, beta, v, psi, work)
-    if not math.isfinite(log_theta):
-        return Fit(
-            FAILED, np.nan, 0, np.nan, beta, psi, np.nan, False, free, curved, work.schur[1], d_covariance,
-            d_beta, v, work.strata[ETA],
-        )  # fmt: skip
-    if psi_guess.size == n_psi and math.isfinite(log_theta_guess):
-        for k in range(n_psi):
-            psi[k] = psi_guess[k]
-        log_theta = log_theta_guess
-    par[n - 1] = log_theta
-    for c in range(first):
-        par[c] = beta[c]
-
-    theta_stop = THETA_STOP
-    at_limit = False
-    refused = np.zeros(n, np.bool_)  # variances found to rise from 0: not to be put to 0 again
-    tried = np.zeros(_n_terms(structure) + 1, np.bool_)  # terms whose variances were tried at 0
-    before, before_beta, before_v, before_gradient = par.copy(), beta.copy(), v.copy(), gradient.copy()
-    log_theta_before = log_theta
-    value, status, n_eval = np.nan, NOT_CONVERGED, 0
-    for _ in range(8):
-        value = laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
-        curved = hessian(data, structure, X, joint, par, free, NO, beta, v, gradient, work, d_covariance, d_beta)
-        metric = positive_inverse(curved, free)
-        value, spent, status = maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradient, work)
-        n_eval += spent + n - first + 1
-        if not math.isfinite(value):
+    work = make_work(structure, X) if work is None else work
+    search = _Search(data, structure, X, joint, work)
+    if not search.start(beta_guess, psi_guess, log_theta_guess):
+        return search.result(FAILED)
+    for _ in range(MAX_ROUNDS):
+        search.climb()
+        if not math.isfinite(search.value):
             break
-        if status == STOPPED_AT_THETA:
-            log_theta_before = par[n - 1]
-            par[n - 1] = LOG_THETA_MAX
-            free[n - 1] = False
-            at_limit = True
-            theta_stop = np.inf
+        if (
+            search.go_to_poisson_limit()
+            or search.settle_variances()
+            or search.leave_poisson_limit()
+            or search.try_zero_variances()
+        ):
             continue
-        copy_into(before, par)
-        copy_into(before_beta, beta)
-        copy_into(before_v, v)
-        candidates = _small_variances(structure, par, free, refused)
-        if np.any(candidates):
-            copy_into(before_gradient, gradient)
-            fill(v, 0.0)  # the effects mean something else after a change of Lambda: start their mode afresh
-            zero_value = laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
-            n_eval += 1
-            finite = math.isfinite(zero_value)
-            if _settle(structure, X, joint, par, before, before_gradient, candidates, free, refused, finite, work):
-                fill(v, 0.0)
-                continue
-            copy_into(par, before)
-            copy_into(beta, before_beta)
-            copy_into(v, before_v)
-            laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
-            n_eval += 1
-        if at_limit and -math.exp(LOG_THETA_MAX) * gradient[n - 1] > RISES * max(1.0, -value):
-            par[n - 1] = log_theta_before
-            free[n - 1] = True
-            at_limit = False
-            continue
-        # The criterion can have a second maximum where a variance that is hardly different from 0 is 0 (a grouping
-        # factor with two levels often does): look there before giving up.
-        moved = False
-        n_terms = _n_terms(structure)
-        for drop in range(n_terms + 1):
-            weak = _weak_terms(structure, drop, psi, free, metric, tried)
-            if not np.any(weak):
-                continue
-            copy_into(before, par)
-            copy_into(before_beta, beta)
-            copy_into(before_v, v)
-            copy_into(before_gradient, gradient)
-            for i in range(n):
-                if weak[i]:
-                    par[i] = 0.0
-                    for j in range(n):
-                        metric[i, j] = 0.0
-                        metric[j, i] = 0.0
-            fill(v, 0.0)
-            value_there = laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
-            spent = 1
-            if value_there > value - NEAR:
-                value_there, spent, status_there = maximise(
-                    data, structure, X, joint, par, metric, np.inf, beta, v, gradient, work
-                )
-            n_eval += spent
-            if value_there > value + 1e-7:
-                value, status, moved = value_there, status_there, True
-                for i in range(n):
-                    free[i] = free[i] and not weak[i]
-            else:
-                copy_into(par, before)
-                copy_into(beta, before_beta)
-                copy_into(v, before_v)
-                copy_into(gradient, before_gradient)
-        if not moved:
-            break
-
-    done = status != NOT_CONVERGED and math.isfinite(value)
-    if curvature and math.isfinite(value):
-        curved = hessian(data, structure, X, joint, par, free, YES, beta, v, gradient, work, d_covariance, d_beta)
-        _newton_step(par, free, curved, gradient)
-        value = laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
-        n_eval += 2 * int(np.sum(free)) + 1
-        done = done and math.isfinite(value) and negative_definite(curved, free)
-    grad = 0.0
-    for i in range(n):
-        if free[i]:
-            grad = max(grad, abs(gradient[i]))
-    return Fit(
-        OK if done else FAILED, value, n_eval, grad, beta, par[first : n - 1].copy(), par[n - 1], at_limit, free,
-        curved, work.schur[1], d_covariance, d_beta, v, work.strata[ETA],
-    )  # fmt: skip
+        break
+    done = search.status != NOT_CONVERGED and math.isfinite(search.value)
+    if curvature and math.isfinite(search.value):
+        done = search.polish() and done
+    return search.result(OK if done else FAILED)
 
 
-@kernel
-def _newton_step(par, free, curved, gradient):
-    """One Newton step with the exact Hessian from the end of the search, taken only when it is a small ascent."""
-    n = par.size
-    inverse = positive_inverse(curved, free)
-    direction = np.zeros(n)
-    ascent = 0.0
-    small = True
-    for i in range(n):
-        for j in range(n):
-            direction[i] += inverse[i, j] * gradient[j]
-        ascent += direction[i] * gradient[i]
-        small = small and abs(direction[i]) < 0.01
-    if small and ascent >= 0.0:
-        for i in range(n):
-            par[i] += direction[i]
+class _Search:
+    """State of the fit of one gene, and the moves that `fit` makes."""
 
+    def __init__(self, data: Data, structure: Structure, X: np.ndarray, joint: bool, work: Work) -> None:
+        self.model = (data, structure, X, joint)
+        self.structure, self.work = structure, work
+        p, n_psi = X.shape[1], structure.psi_at.shape[1]
+        self.first = 0 if joint else p
+        n = self.first + n_psi + 1
+        self.terms = term_parameters(structure, self.first)
+        self.par, self.gradient = np.zeros(n), np.zeros(n)
+        self.beta, self.v = np.zeros(p), np.zeros(structure.starts.shape[1] - 1)
+        self.free = np.ones(n, np.bool_)
+        self.metric = np.zeros((n, n))
+        self.hessian = np.zeros((n, n))
+        self.d_covariance, self.d_beta = np.zeros((n, p, p)), np.zeros((n, p))
+        self.value, self.status, self.n_eval = math.nan, NOT_CONVERGED, 0
+        self.at_limit, self.theta_stop, self.log_theta_before = False, THETA_STOP, 0.0
+        self.refused: set[int] = set()  # terms whose criterion rises from 0: not to be put to 0 again
+        self.tried: set[int] = set()  # terms that were tried at 0
 
-@kernel
-def _small_variances(structure, par, free, refused):
-    """Rewrite every Lambda that is nearly singular in canonical form, its small columns at 0, and mark those."""
-    n = par.size
-    n_psi = structure.psi_at.shape[1]
-    first = n - 1 - n_psi
-    candidates = np.zeros(n, np.bool_)
-    for term in range(_n_terms(structure)):
-        _canonical(
-            structure,
-            term,
-            par[first : n - 1],
-            free[first : n - 1],
-            refused[first : n - 1],
-            candidates[first : n - 1],
+    def start(self, beta: np.ndarray, psi: np.ndarray | None, log_theta: float) -> bool:
+        """Find starting values; False when the mode cannot be found."""
+        data, structure, X, _ = self.model
+        self.beta[:] = beta
+        found_psi = np.zeros(structure.psi_at.shape[1])
+        found = starting_point(data, structure, X, self.beta, self.v, found_psi, self.work)
+        if not math.isfinite(found):
+            return False
+        given = psi is not None and psi.size == found_psi.size
+        self.par[: self.first] = self.beta[: self.first]
+        self.par[self.first : -1] = psi if given else found_psi
+        self.par[-1] = log_theta if given else found
+        return True
+
+    def evaluate(self) -> float:
+        """Criterion and gradient at the current point."""
+        self.n_eval += 1
+        return laplace(*self.model[:4], True, self.par, self.beta, self.v, self.gradient, self.work)
+
+    def climb(self) -> None:
+        """Search from the current point, with a metric made there."""
+        self.value = self.evaluate()
+        rough = self._hessian(central=False)
+        self.n_eval += int(self.free[self.first :].sum())
+        self.metric = positive_inverse(rough, self.free)
+        self._maximise(self.theta_stop)
+
+    def _maximise(self, theta_stop: float) -> None:
+        self.value, spent, self.status = maximise(
+            *self.model, self.par, self.metric, theta_stop, self.beta, self.v, self.gradient, self.work
         )
-    return candidates
+        self.n_eval += spent
 
+    def _hessian(self, *, central: bool) -> np.ndarray:
+        return hessian(
+            *self.model, self.par, self.free, central, self.beta, self.v, self.gradient, self.work,
+            self.d_covariance, self.d_beta,
+        )  # fmt: skip
 
-@kernel
-def _settle(structure, X, joint, par, before, before_gradient, candidates, free, refused, finite, work):
-    """Keep small standard deviations at 0 where the criterion does not rise from there, put the others back.
+    def go_to_poisson_limit(self) -> bool:
+        """After theta has passed its stop: go on at the limit."""
+        if self.status != STOPPED_AT_THETA:
+            return False
+        self.log_theta_before = self.par[-1]
+        self.par[-1] = LOG_THETA_MAX
+        self.free[-1] = False
+        self.at_limit, self.theta_stop = True, math.inf
+        return True
 
-    `par` has the candidates at 0 and `work` the state of the criterion there; `before` is the point they came from,
-    with its gradient.
+    def leave_poisson_limit(self) -> bool:
+        """Go back to the interior when the criterion rises with 1/theta."""
+        if not self.at_limit:
+            return False
+        slope = -math.exp(LOG_THETA_MAX) * self.gradient[-1]
+        if not slope > RISES * max(1.0, -self.value):
+            return False
+        self.par[-1] = self.log_theta_before
+        self.free[-1] = True
+        self.at_limit = False
+        return True
 
-    Returns
-    -------
-    Whether the search has to go on.
-    """
-    n_psi = structure.psi_at.shape[1]
-    first = par.size - 1 - n_psi
-    changed = False
-    for term in range(_n_terms(structure)):
-        start, c = _term(structure, term)
-        entries = c * (c + 1) // 2
-        involved = False
-        for k in range(start, start + entries):
-            involved = involved or candidates[first + k]
-        if not involved:
-            continue
-        rise = _steepest_rise(structure, X, joint, term, par[first : first + n_psi], work) if finite else np.inf
-        rises = rise > RISES
-        for k in range(start, start + entries):
-            i = first + k
-            if not rises:
-                if candidates[i]:
-                    free[i] = False
-                    changed = True
+    def settle_variances(self) -> bool:
+        """Put small standard deviations to 0 where the criterion does not rise from there.
+
+        Returns
+        -------
+        Whether anything changed, so that the search has to go on.
+        """
+        candidates = [
+            (index, term, *canonical_root(self.par[term.entries], term.c, SMALL_PSI))
+            for index, term in enumerate(self.terms)
+            if index not in self.refused
+        ]
+        candidates = [
+            (index, term, root, small)
+            for index, term, root, small in candidates
+            if (self.free[term.entries] & small[term.column]).any()
+        ]
+        if not candidates:
+            return False
+        before = self._save()
+        for _, term, root, _ in candidates:
+            self.par[term.entries] = root
+        self.v[:] = 0.0  # the effects mean something else after a change of Lambda: start their mode afresh
+        finite = math.isfinite(self.evaluate())
+        rises = [self._steepest_rise(term) if finite else math.inf for _, term, _, _ in candidates]
+        changed = False
+        for (index, term, _, small), rise in zip(candidates, rises, strict=True):
+            if rise <= RISES:
+                self.free[term.entries[small[term.column]]] = False
+                changed = True
                 continue
-            par[i] = before[i]
-            if candidates[i]:
-                refused[i] = True
-                # At an optimum the derivative in sigma^2, gradient / (2 sigma), has fallen to 0. Where it is still
-                # what it is at 0, the search has stopped on the flat top of the saddle at sigma = 0.
-                diagonal = structure.psi_at[0, k] == structure.psi_at[1, k]
-                if diagonal and not abs(before_gradient[i]) < 0.2 * rise * abs(before[i]):
-                    par[i] = RESTART_PSI
+            self.refused.add(index)
+            self.par[term.entries] = before["par"][term.entries]
+            # At an optimum the derivative in sigma^2, gradient / (2 sigma), has fallen to 0. Where it is still what it
+            # is at 0, the search has stopped on the flat top of the saddle at sigma = 0.
+            for entry in term.entries[term.diagonal & small[term.column]]:
+                if not abs(before["gradient"][entry]) < 0.2 * rise * abs(before["par"][entry]):
+                    self.par[entry] = RESTART_PSI
                     changed = True
-    return changed
+        if changed:
+            self.v[:] = 0.0
+        else:
+            self._restore(before)
+        return changed
 
+    def _steepest_rise(self, term: TermParameters) -> float:
+        """Largest derivative of the criterion over directions within the null space of Sigma of a term."""
+        _, structure, X, joint = self.model
+        derivative = variance_derivative(structure, X, joint, term.slot, term.c, self.work)
+        null = null_space(self.par[term.entries], term.c)
+        if null.shape[1] == 0:
+            return -math.inf
+        return float(np.linalg.eigvalsh(null.T @ derivative @ null)[-1])
 
-@kernel
-def _weak_terms(structure, drop, psi, free, metric, tried):
-    """Mark the free parameters of term `drop`, or of all terms at once, if each is within a few standard errors of 0.
+    def try_zero_variances(self) -> bool:
+        """Look for a second maximum where variances that are hardly different from 0 are 0.
 
-    Every term is marked once, and all at once only where there are two to mark.
-    """
-    n_terms = _n_terms(structure)
-    n_psi = psi.size
-    first = free.size - 1 - n_psi
-    marked = np.zeros(free.size, np.bool_)
-    if tried[drop]:
-        return marked
-    tried[drop] = True
-    n_weak = 0
-    for term in range(n_terms):
-        if drop not in (term, n_terms):
-            continue
-        start, c = _term(structure, term)
-        weak = True
-        any_free = False
-        for k in range(start, start + c * (c + 1) // 2):
-            i = first + k
-            any_free = any_free or free[i]
-            if structure.psi_at[0, k] == structure.psi_at[1, k] and free[i]:
-                weak = weak and abs(psi[k]) < WEAK * math.sqrt(max(0.0, metric[i, i]))
-        if not (weak and any_free):
-            continue
-        n_weak += 1
-        for k in range(start, start + c * (c + 1) // 2):
-            marked[first + k] = free[first + k]
-    if drop == n_terms and n_weak < 2:
-        fill(marked, False)
-    return marked
+        A grouping factor with two levels often has one. Each term is tried once, and all weak terms at once.
 
+        Returns
+        -------
+        Whether a better point was found.
+        """
+        weak = [index for index, term in enumerate(self.terms) if index not in self.tried and self._is_weak(term)]
+        self.tried.update(range(len(self.terms)))
+        moved = False
+        for indices in [[index] for index in weak] + ([weak] if len(weak) > 1 else []):
+            entries = np.concatenate([self.terms[index].entries for index in indices])
+            entries = entries[self.free[entries]]
+            if entries.size == 0:
+                continue
+            before = self._save()
+            self.par[entries] = 0.0
+            self.v[:] = 0.0
+            self.metric[entries] = 0.0
+            self.metric[:, entries] = 0.0
+            if self.evaluate() > before["value"] - NEAR:
+                self._maximise(math.inf)
+                if self.value > before["value"] + 1e-7:
+                    self.free[entries] = False
+                    moved = True
+                    continue
+            self._restore(before)
+        return moved
 
-@kernel
-def _n_terms(structure):
-    n_psi = structure.psi_at.shape[1]
-    return 0 if n_psi == 0 else structure.psi_at[2, n_psi - 1] + 1
+    def _is_weak(self, term: TermParameters) -> bool:
+        """Whether every standard deviation of a term is within a few standard errors of 0."""
+        free = self.free[term.entries]
+        sds = term.entries[term.diagonal & free]
+        error = np.sqrt(np.maximum(0.0, np.diag(self.metric)[sds]))
+        return bool(free.any() and (np.abs(self.par[sds]) < WEAK * error).all())
 
+    def polish(self) -> bool:
+        """Exact Hessian and one Newton step; whether the point is a maximum."""
+        self.hessian = self._hessian(central=True)
+        self.n_eval += 2 * int(self.free.sum())
+        step = positive_inverse(self.hessian, self.free) @ self.gradient
+        # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
+        if np.abs(step).max() < 0.01 and step @ self.gradient >= 0:
+            self.par += step
+        self.value = self.evaluate()
+        return math.isfinite(self.value) and negative_definite(self.hessian, self.free)
 
-@kernel
-def _canonical(structure, term, psi, free, refused, candidates):
-    """Rewrite Lambda of a term so that a zero variance is a zero column, and mark columns that are small.
+    def _save(self) -> dict:
+        names = ("par", "beta", "v", "gradient", "metric")
+        return {name: getattr(self, name).copy() for name in names} | {"value": self.value, "status": self.status}
 
-    A singular Sigma has many roots Lambda; the one whose column is 0 wherever the pivot of the Cholesky factorisation
-    is 0 has no free direction left.
-    """
-    start, c = _term(structure, term)
-    low = structure.psi_at[0, start]
-    stop = start + c * (c + 1) // 2
-    fixed = False
-    for k in range(start, stop):
-        fixed = fixed or refused[k]
-    sigma = _sigma(structure, psi, start, c)
-    small = np.zeros(c, np.bool_)
-    root = np.zeros((c, c))
-    for j in range(c):
-        pivot = sigma[j, j]
-        if pivot <= SMALL_PSI * SMALL_PSI:
-            small[j] = True
-            continue
-        root[j, j] = math.sqrt(pivot)
-        for i in range(j + 1, c):
-            root[i, j] = sigma[i, j] / root[j, j]
-        for i in range(j + 1, c):
-            for m in range(j + 1, c):
-                sigma[i, m] -= root[i, j] * root[m, j]
-    if fixed or not np.any(small):
-        return
-    any_free = False
-    for k in range(start, stop):
-        if small[structure.psi_at[1, k] - low] and free[k]:
-            any_free = True
-    if not any_free:
-        return
-    for k in range(start, stop):
-        psi[k] = root[structure.psi_at[0, k] - low, structure.psi_at[1, k] - low]
-        if small[structure.psi_at[1, k] - low]:
-            candidates[k] = True
+    def _restore(self, before: dict) -> None:
+        for name, value in before.items():
+            setattr(self, name, value)
 
-
-@kernel
-def _term(structure, term):
-    """First entry of psi that belongs to a term, and the number of columns of the term."""
-    start = 0
-    while structure.psi_at[2, start] != term:
-        start += 1
-    c = 0
-    for k in range(start, structure.psi_at.shape[1]):
-        if structure.psi_at[2, k] == term and structure.psi_at[0, k] == structure.psi_at[1, k]:
-            c += 1
-    return start, c
-
-
-@kernel
-def _sigma(structure, psi, start, c):
-    """Sigma = Lambda Lambda' of a term."""
-    low = structure.psi_at[0, start]
-    lam = np.zeros((c, c))
-    for k in range(start, start + c * (c + 1) // 2):
-        lam[structure.psi_at[0, k] - low, structure.psi_at[1, k] - low] = psi[k]
-    sigma = np.zeros((c, c))
-    for i in range(c):
-        for j in range(c):
-            for m in range(c):
-                sigma[i, j] += lam[i, m] * lam[j, m]
-    return sigma
-
-
-@kernel
-def _steepest_rise(structure, X, joint, term, psi, work):
-    """Find the largest derivative of the criterion over directions within the null space of Sigma of a term."""
-    start, c = _term(structure, term)
-    low = structure.psi_at[0, start]
-    derivative = variance_derivative(structure, X, joint, low, c, work)
-    if c == 1:
-        return derivative[0, 0]
-    values, vectors = np.linalg.eigh(_sigma(structure, psi, start, c))
-    n_null = 0
-    for i in range(c):
-        if values[i] <= 1e-12 * max(1.0, values[c - 1]):
-            n_null += 1
-    if n_null == 0:
-        return -np.inf
-    projected = np.zeros((n_null, n_null))
-    for a in range(n_null):
-        for b in range(n_null):
-            for i in range(c):
-                for j in range(c):
-                    projected[a, b] += vectors[i, a] * derivative[i, j] * vectors[j, b]
-    return np.linalg.eigh(projected)[0][n_null - 1]
+    def result(self, status: int) -> Fit:
+        """Package what is known."""
+        gradient = np.abs(self.gradient[self.free])
+        return Fit(
+            status=status,
+            value=self.value,
+            n_eval=self.n_eval,
+            grad=float(gradient.max()) if gradient.size else 0.0,
+            beta=self.beta,
+            psi=self.par[self.first : -1].copy(),
+            log_theta=float(self.par[-1]),
+            theta_at_limit=self.at_limit,
+            free=self.free,
+            hessian=self.hessian,
+            covariance=self.work.schur[1].copy(),
+            d_covariance=self.d_covariance,
+            d_beta=self.d_beta,
+            v=self.v,
+            eta=self.work.strata[ETA].copy(),
+        )

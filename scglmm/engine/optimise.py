@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from scglmm._jit import YES, kernel
+from scglmm._jit import YES, entry, kernel
 
 from .laplace import laplace
 from .layout import copy_into
@@ -26,7 +26,7 @@ MAX_PSI_STEP = 1.0
 MAX_THETA_STEP = 3.0
 
 
-@kernel
+@entry
 def maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradient, work):
     """BFGS with backtracking from `par`, which is overwritten by the best point.
 

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from scglmm._jit import YES, kernel
+from scglmm._jit import YES, entry, kernel
 
 from .layout import ETA, MAX_ETA, NODE_A, NODE_E, NODE_Y
 from .ldl import selected_inverse
@@ -21,7 +21,7 @@ SIGMA_RANGE = (0.05, 3.0)
 THETA_RANGE = (0.02, 200.0)
 
 
-@kernel
+@entry
 def starting_point(data, structure, X, beta, v, psi, work):
     """Fill beta, v, psi with starting values and return the one of log(theta); NaN when no mode is found.
 

@@ -23,8 +23,6 @@ OK, SINGULAR, POISSON_LIMIT, SEPARATED, NOT_CONVERGED = (
     "not_converged",
 )
 
-NO_START = np.empty(0)
-
 
 @dataclass(frozen=True)
 class GeneFit:
@@ -103,7 +101,7 @@ def fit_gene(
     reml = method == "reml"
     exposure = float(data.nodes[0] @ data.nodes[1])
     rate = np.log(data.y_sum.sum() / exposure)
-    fitted = fit(data, frame.structure, frame.Q, reml, rate * frame.intercept, NO_START, 0.0, True)
+    fitted = fit(data, frame.structure, frame.Q, reml, rate * frame.intercept)
     if fitted.status == FAILED:
         return _empty(frame, NOT_CONVERGED, fitted)
     null_intercept, null_var = _fit_null(data, frame, reml, rate, fitted) if null else (np.nan, np.nan)
@@ -218,7 +216,8 @@ def random_variance(frame: Frame, sigma: list[np.ndarray]) -> list[float]:
 def _fit_null(data: Data, frame: Frame, reml: bool, rate: float, fitted: Fit) -> tuple[float, float]:
     """Intercept and total random variance of the model with an intercept and the same random effects."""
     null = null_frame(frame)
-    found = fit(data, null.structure, null.Q, reml, np.array([rate]), np.abs(fitted.psi), fitted.log_theta, False)
+    start = np.abs(fitted.psi), fitted.log_theta
+    found = fit(data, null.structure, null.Q, reml, np.array([rate]), *start, curvature=False)
     if found.status == FAILED:
         return np.nan, np.nan
     return float(found.beta[0]), sum(random_variance(frame, variances(frame, found.psi)))

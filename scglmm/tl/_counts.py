@@ -41,9 +41,12 @@ def find_counts(adata: AnnData, layer: str | None, use_raw: bool) -> Source:
     KeyError
         There is no such layer.
     ValueError
-        There is no `adata.raw`, or both a layer and raw were asked for.
+        There is no `adata.raw`, its gene names are not unique, or both a layer and raw were asked for.
+    TypeError
+        The matrix does not hold numbers.
     """
     own = np.arange(adata.n_vars)
+    layers = _layers(adata)
     if use_raw:
         if layer is not None:
             msg = f"layer={layer!r} and use_raw=True exclude each other: choose one."
@@ -51,18 +54,36 @@ def find_counts(adata: AnnData, layer: str | None, use_raw: bool) -> Source:
         if adata.raw is None:
             msg = "use_raw=True, but `adata.raw` is not set. Leave use_raw=False to use `adata.X`, or name a layer."
             raise ValueError(msg)
-        return Source(canonical(adata.raw.X), "adata.raw.X", adata.raw.var_names.get_indexer(adata.var_names))
+        names = adata.raw.var_names
+        if not names.is_unique:
+            twice = names[names.duplicated()][0]
+            msg = (
+                f"Gene names of `adata.raw` are not unique (for instance {str(twice)!r}), so genes cannot be found in "
+                "it. Make them unique before `adata.raw` is set, or keep the counts in a layer."
+            )
+            raise ValueError(msg)
+        return _source(adata.raw.X, "adata.raw.X", names.get_indexer(adata.var_names))
     if layer is None:
         if adata.X is None:
-            msg = f"`adata.X` is empty. Name the layer with the counts: layer= one of {_listed(adata.layers)}."
+            there = [f"layer= one of {_listed(layers)}"] if layers else []
+            there += ["use_raw=True"] if adata.raw is not None else []
+            msg = f"`adata.X` is None. Say where the counts are: {' or '.join(there) or '(no layer, no raw)'}."
             raise ValueError(msg)
-        return Source(canonical(adata.X), "adata.X", own)
-    if layer not in adata.layers:
-        near = get_close_matches(str(layer), [str(name) for name in adata.layers], n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        msg = f"There is no layer {layer!r}; the layers are {_listed(adata.layers)}.{hint}"
+        return _source(adata.X, "adata.X", own)
+    if layer not in layers:
+        near = get_close_matches(str(layer), layers, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else " Leave layer= out to use `adata.X`."
+        there = f"the layers are {_listed(layers)}" if layers else "`adata` has no layers"
+        msg = f"There is no layer {layer!r}: {there}.{hint}"
         raise KeyError(msg)
-    return Source(canonical(adata.layers[layer]), f"adata.layers[{layer!r}]", own)
+    return _source(adata.layers[layer], f"adata.layers[{layer!r}]", own)
+
+
+def _source(matrix: Any, name: str, columns: np.ndarray) -> Source:
+    if np.dtype(matrix.dtype).kind not in "biuf":
+        msg = f"{name} holds values of type {matrix.dtype}: counts must be numbers."
+        raise TypeError(msg)
+    return Source(canonical(matrix), name, columns)
 
 
 def check_counts(adata: AnnData, source: Source, used: np.ndarray) -> Summary:
@@ -76,13 +97,13 @@ def check_counts(adata: AnnData, source: Source, used: np.ndarray) -> Summary:
     try:
         return summarise(source.matrix, used)
     except NotCountsError as error:
-        msg = f"{source.name} {error}. {_advice(adata, source.name)}"
+        msg = f"{source.name} {error}. {_advice(adata, source.name, 'fractional' in str(error))}"
     raise ValueError(msg)
 
 
-def _advice(adata: AnnData, name: str) -> str:
+def _advice(adata: AnnData, name: str, fractional: bool) -> str:
     """Say where else counts may be; matrices are looked at in turn, and only their first rows."""
-    candidates = {f"layer={layer!r}": (f"adata.layers[{layer!r}]", adata.layers[layer]) for layer in adata.layers}
+    candidates = {f"layer={layer!r}": (f"adata.layers[{layer!r}]", adata.layers[layer]) for layer in _layers(adata)}
     if adata.X is not None:
         candidates["`adata.X` (the default, without layer= or use_raw=)"] = ("adata.X", adata.X)
     if adata.raw is not None:
@@ -90,9 +111,10 @@ def _advice(adata: AnnData, name: str) -> str:
     good = [how for how, (where, matrix) in candidates.items() if where != name and _plausible(matrix)]
     if good:
         return f"A mixed model of counts needs the raw counts; this looks like them: {' or '.join(good)}."
+    ambient = ", or round counts that a correction for ambient RNA made fractional" if fractional else ""
     return (
         "A mixed model of counts needs the raw counts, and nothing else in `adata` (X, layers, raw) looks like them: "
-        "go back to the object before normalisation."
+        f"go back to the object before normalisation{ambient}."
     )
 
 
@@ -103,5 +125,10 @@ def _plausible(matrix: Any) -> bool:
         return False
 
 
+def _layers(adata: AnnData) -> list[str]:
+    """Names of the layers; anndata 0.13 lists `adata.X` among them, under the name None."""
+    return [str(name) for name in adata.layers if name is not None]
+
+
 def _listed(names: Any) -> str:
-    return ", ".join(repr(str(name)) for name in names) or "(none)"
+    return ", ".join(repr(str(name)) for name in names)

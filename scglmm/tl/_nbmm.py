@@ -20,6 +20,7 @@ from scglmm.inference.frame import Frame, make_frame, strata_of
 from scglmm.inference.genes import GeneFits, Options, fit_genes
 from scglmm.inference.varpart import METHODS as VARPART_METHODS
 from scglmm.inference.varpart import log_mean_exp
+from scglmm.results.names import near_first
 from scglmm.results.write import check_target, write_results
 
 from ._counts import Source, check_counts, find_counts
@@ -137,6 +138,7 @@ def nbmm(
     design = build_design(parsed, adata.obs, na_action=na_action)
     selected = _selected_genes(adata, mask_var)
     source = find_counts(adata, layer, use_raw)
+    in_matrix = _genes_in_matrix(selected, source)
     summary = check_counts(adata, source, design.kept)
     offset, offset_name = _offset(adata, design, summary, source)
     _advise(design)
@@ -144,7 +146,6 @@ def nbmm(
     stratum, first = strata_of(design)
     nodes = make_nodes(stratum, offset, _tolerance(summary))
     frame = make_frame(design, first, nodes.n_cells)
-    in_matrix = selected & (source.columns >= 0)
     positions = np.flatnonzero(in_matrix)
     testable = summary.gene_cells[source.columns[positions]] >= max(1, min_cells)
     n_jobs = joblib.effective_n_jobs(settings.n_jobs if n_jobs is None else n_jobs)
@@ -201,21 +202,37 @@ def _selected_genes(adata: AnnData, mask_var: Any) -> np.ndarray:
     name = "mask_var"
     if isinstance(mask_var, str):
         if mask_var not in adata.var:
-            msg = f"mask_var={mask_var!r} is not a column of `adata.var`; the columns are {list(adata.var.columns)}."
+            listed = near_first(mask_var, adata.var.columns) or "(none)"
+            msg = f"mask_var={mask_var!r} is not a column of `adata.var`; the columns are {listed}."
             raise KeyError(msg)
         name = f"adata.var[{mask_var!r}]"
         mask_var = adata.var[mask_var]
-    mask = np.asarray(mask_var)
+    column = pd.Series(np.asarray(mask_var) if not hasattr(mask_var, "dtype") else mask_var)
+    if column.isna().any():
+        msg = f"{name} is missing (NaN) for {column.isna().sum()} genes: fill them in with True or False."
+        raise ValueError(msg)
+    mask = column.to_numpy(dtype=bool) if pd.api.types.is_bool_dtype(column.dtype) else column.to_numpy()
     if mask.dtype != bool or mask.shape != (adata.n_vars,):
-        msg = (
-            f"{name} must be boolean with one entry for each of the {adata.n_vars} genes, "
-            f"not {mask.dtype} of shape {mask.shape}."
-        )
+        found = f"{mask.size} entries of type {column.dtype}"
+        hint = " For names of genes: mask_var=adata.var_names.isin(names)." if mask.dtype.kind in "OUT" else ""
+        msg = f"{name} must be True or False for each of the {adata.n_vars} genes, and has {found}.{hint}"
         raise ValueError(msg)
     if not mask.any():
         msg = f"{name} selects no gene: there is nothing to fit."
         raise ValueError(msg)
     return mask
+
+
+def _genes_in_matrix(selected: np.ndarray, source: Source) -> np.ndarray:
+    """Find the genes that are selected and have a column in the matrix of counts."""
+    found = selected & (source.columns >= 0)
+    if not found.any():
+        msg = (
+            f"None of the {selected.sum()} genes to fit is in {source.name}: gene names there and in `adata` differ "
+            "(symbols and identifiers?)."
+        )
+        raise ValueError(msg)
+    return found
 
 
 def _offset(adata: AnnData, design: Design, summary: Summary, source: Source) -> tuple[np.ndarray, str]:

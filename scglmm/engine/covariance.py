@@ -1,0 +1,91 @@
+"""Covariance matrices of the random terms: Sigma = Lambda Lambda' and its parameters psi.
+
+A singular Sigma has many roots Lambda. The canonical one has a zero column wherever the pivot of the Cholesky
+factorisation is 0, so that no free direction is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .structure import Structure
+
+
+@dataclass(frozen=True)
+class TermParameters:
+    """Where the parameters of a random term are.
+
+    Attributes
+    ----------
+    slot, c
+        First slot and number of columns.
+    entries
+        (c(c+1)/2,) positions in the parameter vector.
+    column
+        (c(c+1)/2,) column of Lambda of each entry.
+    diagonal
+        (c(c+1)/2,) bool: which entries are on its diagonal.
+    """
+
+    slot: int
+    c: int
+    entries: np.ndarray
+    column: np.ndarray
+    diagonal: np.ndarray
+
+
+def term_parameters(structure: Structure, first: int) -> list[TermParameters]:
+    """List the parameters of every term; those of the first begin at position `first`."""
+    row, column, term = structure.psi_at
+    terms = []
+    for t in np.unique(term):
+        at = np.flatnonzero(term == t)
+        slot = int(row[at].min())
+        diagonal = row[at] == column[at]
+        terms.append(TermParameters(slot, int(diagonal.sum()), first + at, column[at] - slot, diagonal))
+    return terms
+
+
+def root_of(psi: np.ndarray, c: int) -> np.ndarray:
+    """Lambda (c, c) from its entries, column by column."""
+    root = np.zeros((c, c))
+    root[np.triu_indices(c)] = psi
+    return root.T
+
+
+def canonical_root(psi: np.ndarray, c: int, small: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rewrite Lambda so that its small columns are 0.
+
+    Parameters
+    ----------
+    psi
+        Entries of Lambda, column by column.
+    c
+        Number of columns.
+    small
+        A column is small when the root of its pivot is at most this.
+
+    Returns
+    -------
+    Entries of the new root, and (c,) bool which columns are 0. The old entries where none is.
+    """
+    root = root_of(psi, c)
+    sigma = root @ root.T
+    new = np.zeros((c, c))
+    zero = np.zeros(c, np.bool_)
+    for j in range(c):
+        if sigma[j, j] <= small * small:
+            zero[j] = True
+            continue
+        new[j:, j] = sigma[j:, j] / np.sqrt(sigma[j, j])
+        sigma -= np.outer(new[:, j], new[:, j])
+    return (new.T[np.triu_indices(c)], zero) if zero.any() else (psi, zero)
+
+
+def null_space(psi: np.ndarray, c: int) -> np.ndarray:
+    """Orthonormal basis (c, m) of the directions in which Sigma is 0."""
+    root = root_of(psi, c)
+    values, vectors = np.linalg.eigh(root @ root.T)
+    return vectors[:, values <= 1e-12 * max(1.0, values[-1])]
