@@ -72,6 +72,8 @@ def row_chunks(matrix: Any) -> Iterator[tuple[int, sp.csr_array | sp.csr_matrix]
             part = part.compute()
         if hasattr(part, "to_memory"):
             part = part.to_memory()
+        if isinstance(part, np.ndarray) and not _is_plain(part.dtype):
+            part = part.astype(np.float64)
         chunk = sp.csr_array(part)
         chunk.sum_duplicates()
         yield first, chunk
@@ -111,9 +113,12 @@ def numbers(matrix: sp.csr_array | sp.csc_array) -> np.ndarray:
     data = matrix.data
     if data.dtype == np.bool_:
         return data.view(np.uint8)
-    if data.dtype.kind not in "iuf" or data.dtype == np.float16 or not data.dtype.isnative:
-        return data.astype(np.float64)
-    return data
+    return data if _is_plain(data.dtype) else data.astype(np.float64)
+
+
+def _is_plain(dtype: np.dtype) -> bool:
+    """Whether numba and scipy compute with a type."""
+    return dtype.kind in "biu" or dtype in (np.float32, np.float64)
 
 
 def looks_like_counts(matrix: Any, n_rows: int = 200) -> bool:

@@ -119,6 +119,8 @@ def _add_rows(
 ) -> None:
     """Add row chunk: strata are dealt to threads in contiguous ranges with about as many counts each."""
     present = cells[cells >= 0]
+    if present.size == 0:
+        return
     if present.size == nodes.stratum.size:
         row_of_cell = np.flatnonzero(cells >= 0)
         order = row_of_cell[nodes.order]

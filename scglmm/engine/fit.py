@@ -3,7 +3,7 @@
 Boundaries are decided, never assumed (`scglmm.engine.boundary`): a variance is put to exactly 0 when the criterion
 falls in every direction away from 0, and theta to its upper limit when the criterion does not rise with 1/theta there.
 
-This file is Python: it calls a handful of kernels for each gene and decides between them. All that costs time is in them.
+This file is Python: it calls a handful of kernels for each gene and decides between them. What costs time is in them.
 """
 
 from __future__ import annotations
@@ -127,19 +127,24 @@ class _Search:
         self.at_limit, self.theta_stop, self.log_theta_before = False, THETA_STOP, 0.0
         self.refused: set[int] = set()  # terms whose criterion rises from 0: not to be put to 0 again
         self.tried: set[int] = set()  # terms that were tried at 0
+        row, column, _ = structure.psi_at
+        self.sds = self.first + np.flatnonzero(row == column)  # where the diagonal of Lambda is
 
     def start(self, beta: np.ndarray, psi: np.ndarray | None, log_theta: float) -> bool:
         """Find starting values; False when the mode cannot be found."""
-        data, structure, X, _ = self.model
+        data, structure, X, joint = self.model
         self.beta[:] = beta
-        found_psi = np.zeros(structure.psi_at.shape[1])
-        found = starting_point(data, structure, X, self.beta, self.v, found_psi, self.work)
-        if not math.isfinite(found):
-            return False
-        given = psi is not None and psi.size == found_psi.size
+        if psi is None or not joint:
+            # Maximum likelihood needs the joint mode in any case: for beta, and for the metric.
+            found_psi = np.zeros(structure.psi_at.shape[1])
+            found = starting_point(data, structure, X, self.beta, self.v, found_psi, self.work)
+            if not math.isfinite(found):
+                return False
+            if psi is None:
+                psi, log_theta = found_psi, found
         self.par[: self.first] = self.beta[: self.first]
-        self.par[self.first : -1] = psi if given else found_psi
-        self.par[-1] = log_theta if given else found
+        self.par[self.first : -1] = psi
+        self.par[-1] = log_theta
         return True
 
     def evaluate(self) -> float:
@@ -196,6 +201,9 @@ class _Search:
         -------
         Whether anything changed, so that the search has to go on.
         """
+        # The diagonal of a lower triangular root holds the pivots, so without a small entry there nothing is singular.
+        if not (np.abs(self.par[self.sds]) <= SMALL_PSI).any():
+            return False
         candidates = [
             (index, term, *canonical_root(self.par[term.entries], term.c, SMALL_PSI))
             for index, term in enumerate(self.terms)

@@ -23,7 +23,7 @@ import numpy as np
 from scglmm._jit import entry, kernel
 
 from .families import derivatives, log_likelihood
-from .layout import G_THETA, H_THETA, RHS, SCRATCH, STEP, G, H, T
+from .layout import ETA, G_THETA, H_THETA, MAX_ETA, RHS, SCRATCH, STEP, G, H, T
 from .ldl import selected_inverse, solve_upper
 from .mode import find_mode
 from .penalised import assemble, cholesky_inverse, factor_joint, solve_joint
@@ -60,6 +60,10 @@ def laplace(data, structure, X, joint, with_theta, par, beta, v, gradient, work)
     theta = math.exp(par[par.size - 1])
     if find_mode(data, structure, X, psi, theta, joint, beta, v, work) < 0:
         return np.nan
+    for s in range(work.strata.shape[1]):
+        # Means are cut off there: what looks like a likelihood that keeps rising is not one.
+        if work.strata[ETA, s] > MAX_ETA:
+            return np.nan
     derivatives(data.family, data.nodes, data.start, theta, work.strata)
     value, slope = 0.0, 0.0
     if with_theta:

@@ -9,6 +9,8 @@ within whose levels the contrast is constant,
 
 J - p for a donor-level effect with J donors; donors - 1 for `stim + (1|ind) + (1|ind:stim)`. A *component* is one
 column of a random term; a slope carries the fixed effect of its covariate, so `stim + (stim|ind)` has donors - 1 too.
+Where no column of a term carries the contrast, a combination of them may: the columns of `(0 + stim|ind)` add up to the
+intercept that carries a donor-level effect.
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ class Carrier:
 
     Attributes
     ----------
-    term, column
-        The component: index of the random term and of its column.
+    term
+        Index of the random term.
+    direction
+        (columns,) the component as a combination of the columns of the term, 1 for a single column.
     df
         Containment degrees of freedom.
     """
 
     term: int
-    column: int
+    direction: np.ndarray
     df: float
 
 
@@ -51,15 +55,15 @@ def find_carrier(frame: Frame, contrast: np.ndarray) -> Carrier | None:
         they pick, up to what the other coefficients can explain: for a single coefficient its column.
     """
     column = frame.X @ contrast
-    carriers = [
-        (term.n_levels, r, j)
-        for r, term in enumerate(frame.terms)
-        for j in range(len(term.columns))
-        if _in_span(column, term, j)
-    ]
+    carriers = []
+    for r, term in enumerate(frame.terms):
+        direction = _direction(column, term)
+        if direction is not None:
+            carriers.append((term.n_levels, r, direction))
     if not carriers:
         return None
-    _, r, j = min(carriers)
+    _, r, direction = min(carriers, key=lambda found: found[:2])
+    j = int(np.abs(direction).argmax())
     coarser = [
         (other, k)
         for other, term in enumerate(frame.terms)
@@ -67,12 +71,32 @@ def find_carrier(frame: Frame, contrast: np.ndarray) -> Carrier | None:
         if (other, k) != (r, j) and _is_coarser(frame.terms[r], term, other == r)
     ]
     with_r = _rank(frame, [*coarser, (r, j)])
-    return Carrier(r, j, float(with_r - _rank(frame, coarser)))
+    return Carrier(r, direction, float(with_r - _rank(frame, coarser)))
 
 
-def _in_span(x: np.ndarray, term: RandomTerm, j: int) -> bool:
-    """Whether x is a combination of the columns z_j * (indicator of a level)."""
-    z = term.covariates[:, j]
+def _direction(x: np.ndarray, term: RandomTerm) -> np.ndarray | None:
+    """Combination of the columns of a term within whose levels x is constant: a single column if one will do."""
+    c = len(term.columns)
+    for direction in np.eye(c):
+        if _in_span(x, term, direction):
+            return direction
+    if c == 1:
+        return None
+    # z'direction has to be proportional to x within every level: each stratum against the largest x of its level.
+    z = term.covariates / term.scale
+    largest = np.lexsort((np.abs(x), term.codes))[np.cumsum(np.bincount(term.codes, minlength=term.n_levels)) - 1]
+    left = x[largest][term.codes, None] * z - x[:, None] * z[largest][term.codes]
+    _, size, vectors = np.linalg.svd(np.linalg.qr(left, mode="r"))
+    size = np.concatenate([size, np.zeros(c - size.size)])
+    null = vectors[size <= 1e-9 * np.abs(x).max() * np.sqrt(x.size)]
+    # In the coding of a factor by all its levels it is their sum that stands for the intercept.
+    direction = null.T @ (null @ np.ones(c)) / term.scale
+    return direction if direction.any() and _in_span(x, term, direction) else None
+
+
+def _in_span(x: np.ndarray, term: RandomTerm, direction: np.ndarray) -> bool:
+    """Whether x is a combination of the columns z'direction * (indicator of a level)."""
+    z = term.covariates @ direction
     zz = np.bincount(term.codes, z * z, term.n_levels)
     level = np.bincount(term.codes, z * x, term.n_levels) / np.where(zz > 0, zz, 1.0)
     scale = np.abs(x).max()

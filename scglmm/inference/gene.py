@@ -263,8 +263,12 @@ def _df(
     frame: Frame, contrast: np.ndarray, carrier: Carrier | None, fitted: Fit, covariance: np.ndarray, S: np.ndarray
 ) -> float:
     """Satterthwaite, or containment where the variance that carries the contrast is 0."""
-    if carrier is not None and variances(frame, fitted.psi)[carrier.term][carrier.column, carrier.column] == 0.0:
-        return carrier.df if carrier.df > 0 else np.nan
+    if carrier is not None:
+        sigma = variances(frame, fitted.psi)[carrier.term]
+        weights = np.abs(carrier.direction) @ np.sqrt(np.diag(sigma))
+        # Rounding: the variance of a combination of columns is seldom exactly 0 where it should be.
+        if carrier.direction @ sigma @ carrier.direction <= 1e-14 * weights**2:
+            return carrier.df if carrier.df > 0 else np.nan
     return satterthwaite(contrast, covariance, fitted.d_covariance, S)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import pkgutil
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from numba.core.dispatcher import Dispatcher
+
+import scglmm.engine
 
 if "models" not in sys.modules:
     spec = importlib.util.spec_from_file_location("models", Path(__file__).parents[1] / "models.py")
@@ -18,12 +21,13 @@ if "models" not in sys.modules:
 
 @pytest.fixture
 def as_python(monkeypatch):
-    """Let the kernels of some modules run as Python: those that cannot be called from Python become `py_func`."""
+    """Let the kernels run as Python.
 
-    def replace(*modules: ModuleType) -> None:
-        for module in modules:
-            for name, value in vars(module).items():
-                if isinstance(value, Dispatcher) and value.targetoptions.get("no_cpython_wrapper"):
-                    monkeypatch.setattr(module, name, value.py_func)
-
-    return replace
+    Those that cannot be called from Python (calling one ends the process) become `py_func` in all modules; entries
+    stay compiled.
+    """
+    for info in pkgutil.iter_modules(scglmm.engine.__path__, "scglmm.engine."):
+        module = importlib.import_module(info.name)
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Dispatcher) and value.targetoptions.get("no_cpython_wrapper"):
+                monkeypatch.setattr(module, name, value.py_func)

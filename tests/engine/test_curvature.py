@@ -20,7 +20,7 @@ def hessian_of(model, par, gradient, beta, v, joint, *, central=True, free=None)
     n = par.size
     free = np.ones(n, bool) if free is None else free
     d_covariance, d_beta = np.zeros((n, model.p, model.p)), np.zeros((n, model.p))
-    result = curvature.hessian.py_func(
+    result = curvature.hessian(
         model.data, model.structure, model.X, joint, par.copy(), free, central, beta, v, gradient, model.work,
         d_covariance, d_beta,
     )  # fmt: skip
@@ -30,7 +30,6 @@ def hessian_of(model, par, gradient, beta, v, joint, *, central=True, free=None)
 @BOTH
 @pytest.mark.parametrize("kind", ["none", "one", "crossed", "slope"])
 def test_hessian_against_differences(kind, joint, as_python):
-    as_python(curvature, layout)
     model, par, gradient, beta, v = state(kind, joint)
     found, d_covariance, d_beta = hessian_of(model, par, gradient, beta, v, joint)
 
@@ -57,7 +56,6 @@ def test_hessian_against_differences(kind, joint, as_python):
 
 @BOTH
 def test_rows_of_fixed_parameters_are_zero(joint, as_python):
-    as_python(curvature, layout)
     model, par, gradient, beta, v = state("crossed", joint)
     free = np.ones(par.size, bool)
     free[[-2, -1]] = False
@@ -72,7 +70,6 @@ def test_rows_of_fixed_parameters_are_zero(joint, as_python):
 
 @BOTH
 def test_rough_hessian_is_close(joint, as_python):
-    as_python(curvature, layout)
     model, par, gradient, beta, v = state("slope", joint)
     exact, *_ = hessian_of(model, par, gradient, beta, v, joint)
     if not joint:
@@ -92,24 +89,24 @@ def test_positive_inverse():
     a = rng.normal(size=(4, 4)) * np.array([1, 10, 100, 1000])
     hessian = -(a.T @ a) - np.diag([1, 100, 1e4, 1e6])
     free = np.ones(4, bool)
-    assert curvature.positive_inverse.py_func(hessian, free) == pytest.approx(np.linalg.inv(-hessian), rel=1e-9)
+    assert curvature.positive_inverse(hessian, free) == pytest.approx(np.linalg.inv(-hessian), rel=1e-9)
 
     indefinite = hessian.copy()
     indefinite[0, 0] *= -1
-    found = curvature.positive_inverse.py_func(indefinite, free)
+    found = curvature.positive_inverse(indefinite, free)
     assert (np.linalg.eigvalsh(found) > 0).all()
 
     free[1] = False
     zero = hessian.copy()
     zero[1] = zero[:, 1] = 0
-    found = curvature.positive_inverse.py_func(zero, free)
+    found = curvature.positive_inverse(zero, free)
     assert not found[1].any()
     assert not found[:, 1].any()
     at = np.ix_(free, free)
     assert found[at] == pytest.approx(np.linalg.inv(-hessian[at]), rel=1e-9)
 
     broken = np.full((4, 4), np.nan)
-    assert np.isfinite(curvature.positive_inverse.py_func(broken, free)).all()
+    assert np.isfinite(curvature.positive_inverse(broken, free)).all()
 
 
 def test_negative_definite():
@@ -117,7 +114,7 @@ def test_negative_definite():
     negative = -np.diag([1.0, 1e-6, 1e6])
 
     def is_negative(a: np.ndarray) -> bool:
-        return bool(curvature.negative_definite.py_func(a, free))
+        return bool(curvature.negative_definite(a, free))
 
     assert is_negative(negative)
     assert not is_negative(-negative)

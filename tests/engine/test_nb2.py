@@ -169,7 +169,6 @@ def test_difference_series(m):
 
 
 def test_log_likelihood_as_python(as_python):
-    as_python(nb2)
     cells = cells_at(1.0, 2.0)
     model = compile_model(cells)
     for theta in (2.0, 1e8):

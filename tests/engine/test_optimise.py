@@ -8,17 +8,12 @@ from scipy.optimize import minimize
 from scglmm.engine import layout, optimise
 
 
-@pytest.fixture
-def python(as_python):
-    as_python(optimise, layout)
-
-
 def search(model, par, joint, *, metric=None, theta_stop=np.inf):
     """Run the search as Python, its criterion compiled."""
     par = np.array(par, float)
     metric = 0.01 * np.eye(par.size) if metric is None else metric.copy()
     beta, v, gradient = np.zeros(model.p), np.zeros(model.q), np.empty(par.size)
-    value, n_eval, status = optimise.maximise.py_func(
+    value, n_eval, status = optimise.maximise(
         model.data, model.structure, model.X, joint, par, metric, theta_stop, beta, v, gradient, model.work
     )
     return par, value, n_eval, status, gradient
@@ -26,7 +21,7 @@ def search(model, par, joint, *, metric=None, theta_stop=np.inf):
 
 @pytest.mark.parametrize("joint", [False, True], ids=["ml", "reml"])
 @pytest.mark.parametrize("start", [(0.3, 0.0), (2.5, 3.0), (0.05, -3.0)])
-def test_reaches_the_optimum(joint, start, python):
+def test_reaches_the_optimum(joint, start, as_python):
     cells = simulate("one", 1)
     model, dense = compile_model(cells), Dense(cells)
     par, value, _, status, gradient = search(model, np.r_[[] if joint else [0.0, 0.0, 0.0], start], joint)
@@ -37,7 +32,7 @@ def test_reaches_the_optimum(joint, start, python):
     assert np.abs(gradient).max() < 0.02
 
 
-def test_parameters_without_a_metric_stay(python):
+def test_parameters_without_a_metric_stay(as_python):
     model = compile_model(simulate("one", 1))
     metric = np.diag([0.01, 0.0])
     par, *_ = search(model, [0.4, 1.7], True, metric=metric)
@@ -45,7 +40,7 @@ def test_parameters_without_a_metric_stay(python):
     assert par[0] != 0.4
 
 
-def test_stops_where_theta_passes_the_limit_given(python):
+def test_stops_where_theta_passes_the_limit_given(as_python):
     cells = simulate("one", 2)
     cells.y[:] = np.round(np.exp(0.7 + cells.offset))  # less spread than a Poisson
     model = compile_model(cells)
@@ -55,7 +50,7 @@ def test_stops_where_theta_passes_the_limit_given(python):
     assert value == pytest.approx(model.evaluate(par, joint=True)[0], rel=1e-12)
 
 
-def test_theta_stays_within_its_bounds(python):
+def test_theta_stays_within_its_bounds(as_python):
     cells = simulate("one", 2)
     cells.y[:] = np.round(np.exp(0.7 + cells.offset))
     par, _, _, status, _ = search(compile_model(cells), [0.3, 17.0], True)
@@ -63,7 +58,7 @@ def test_theta_stays_within_its_bounds(python):
     assert par[1] <= optimise.LOG_THETA_MAX
 
 
-def test_a_criterion_that_cannot_be_evaluated(python):
+def test_a_criterion_that_cannot_be_evaluated(as_python):
     model = compile_model(simulate("one", 1))
     _, value, n_eval, status, _ = search(model, [np.nan, 0.0], True)
     assert np.isnan(value)
@@ -71,7 +66,7 @@ def test_a_criterion_that_cannot_be_evaluated(python):
     assert status == optimise.NOT_CONVERGED
 
 
-def test_update_is_that_of_bfgs(python):
+def test_update_is_that_of_bfgs(as_python):
     rng = np.random.default_rng(0)
     a = rng.normal(size=(3, 3))
     metric = a @ a.T + np.eye(3)
@@ -82,10 +77,10 @@ def test_update_is_that_of_bfgs(python):
     left = np.eye(3) - rho * np.outer(step, change)
     expected = left @ metric @ left.T + rho * np.outer(step, step)
     found = metric.copy()
-    optimise._bfgs_update.py_func(found, step, change)
+    optimise._bfgs_update(found, step, change)
     assert found == pytest.approx(expected)
     unchanged = metric.copy()
-    optimise._bfgs_update.py_func(unchanged, step, -change)  # curvature of the wrong sign
+    optimise._bfgs_update(unchanged, step, -change)  # curvature of the wrong sign
     assert (unchanged == metric).all()
 
 

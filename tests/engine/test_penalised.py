@@ -22,7 +22,6 @@ def dense_rows(model, cells, psi: np.ndarray) -> np.ndarray:
 @pytest.fixture
 def state(as_python, request):
     """A model, psi, and scratch filled with Z Lambda and curvatures."""
-    as_python(penalised)
     cells = simulate(request.param, n_donors=5, per_donor=4)
     model = compile_model(cells)
     rng = np.random.default_rng(1)
@@ -87,7 +86,6 @@ def test_not_positive_definite(state):
 
 
 def test_cholesky(as_python):
-    as_python(penalised)
     rng = np.random.default_rng(3)
     for p in (0, 1, 4):
         a = rng.normal(size=(p, p))

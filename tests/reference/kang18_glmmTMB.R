@@ -36,19 +36,18 @@ optimise <- function(par, fn, gr, control) {
   best <- fits[[which(objectives < min(objectives, na.rm = TRUE) + same)[1]]]
 
   # Then tight searches, which from an optimum end with "singular convergence": the code of the first is kept.
-  refine <- function(best, gain, ...) {
+  refine <- function(best, ...) {
     fit <- tryCatch(search(..., rel.tol = 1e-14), error = function(e) list(objective = Inf))
-    if (isTRUE(fit$objective < best$objective - gain)) best[c("par", "objective")] <- fit[c("par", "objective")]
+    if (isTRUE(fit$objective < best$objective - same)) best[c("par", "objective")] <- fit[c("par", "objective")]
     best
   }
-  # A correlation of one is at infinity: r = 1000 is near enough, and mostly leaves a usable Hessian.
+  # A correlation of one is at infinity too: go there in steps, as far as it pays.
   if (length(covariance) == 3) {
-    for (r in c(-1000, 1000)) {
-      start <- replace(best$par, covariance[3], r)
-      best <- refine(best, 1e-8, start, free = -covariance[3])
+    for (r in c(30, -30, 100, -100, 300, -300, 1000, -1000)) {
+      best <- refine(best, replace(best$par, covariance[3], r), free = -covariance[3])
     }
   }
-  best <- refine(best, same, best$par)
+  best <- refine(best, best$par)
   bfgs <- optim(best$par, fn, gr, method = "BFGS", control = list(maxit = 1000, reltol = 1e-16))
   if (bfgs$value < best$objective - same) {
     best <- list(par = bfgs$par, objective = bfgs$value, convergence = bfgs$convergence,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from anndata import AnnData
+from anndata import AnnData, Raw
 from scipy import sparse
 
 import scglmm
@@ -136,3 +136,41 @@ def assert_same() -> Callable[..., None]:
             np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * scale.max() * 1e-3, err_msg=name)
 
     return compare
+
+
+def assert_equal(one: object, two: object, where: str = "adata") -> None:
+    """Whether two AnnData, or what they hold, are equal to the last bit, types included."""
+    assert type(one) is type(two), where
+    if isinstance(one, AnnData):
+        for name in ("obs", "var"):
+            pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name))
+        for name in ("X", "uns", "obsm", "varm", "obsp", "varp", "layers", "raw"):
+            assert_equal(getattr(one, name), getattr(two, name), f"{where}.{name}")
+    elif isinstance(one, Raw):
+        pd.testing.assert_frame_equal(one.var, two.var)
+        assert_equal(one.X, two.X, f"{where}.X")
+    elif isinstance(one, pd.DataFrame):
+        pd.testing.assert_frame_equal(one, two, obj=where)
+    elif isinstance(one, Mapping):
+        assert list(one) == list(two), where
+        for name in one:
+            if name is not None:
+                assert_equal(one[name], two[name], f"{where}[{name!r}]")
+    elif sparse.issparse(one):
+        for name in ("data", "indices", "indptr"):
+            assert_equal(getattr(one, name), getattr(two, name), f"{where}.{name}")
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == two.dtype, where
+        for name in one.dtype.names or ():
+            assert_equal(np.asarray(one[name]), np.asarray(two[name]), f"{where}[{name!r}]")
+        if one.dtype.names:
+            return
+        np.testing.assert_array_equal(one, two, err_msg=where)
+    else:
+        assert one == two, where
+
+
+@pytest.fixture(scope="session")
+def assert_untouched() -> Callable[[AnnData, AnnData], None]:
+    """Compare everything that two AnnData hold."""
+    return assert_equal
