@@ -41,8 +41,37 @@ def n_nodes(half_width: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Nodes:
-    """Cells of every stratum represented by nodes.
+class Grid:
+    """The nodes themselves: all that a fit needs to know of the cells.
+
+    Attributes
+    ----------
+    start
+        (S + 1,) first node of each stratum.
+    tau
+        (N,) offsets of the nodes, natural log.
+    weights
+        (N,) the table A.
+    """
+
+    start: np.ndarray
+    tau: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def n_strata(self) -> int:
+        """Number of strata."""
+        return self.start.size - 1
+
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return int(self.start[-1])
+
+
+@dataclass(frozen=True)
+class Nodes(Grid):
+    """Nodes, and the cells that they stand for.
 
     Attributes
     ----------
@@ -54,29 +83,15 @@ class Nodes:
         (n,) cells sorted by stratum, within a stratum in the order of the data.
     cell_start
         (S + 1,) first cell of each stratum in `order`.
-    start
-        (S + 1,) first node of each stratum.
-    tau
-        (N,) offsets of the nodes.
     exact
         (S,) whether the nodes of the stratum are its cells: there are no more of them than nodes were needed.
-    weights
-        (N,) the table A.
     """
 
     stratum: np.ndarray
     offset: np.ndarray
     order: np.ndarray
     cell_start: np.ndarray
-    start: np.ndarray
-    tau: np.ndarray
     exact: np.ndarray
-    weights: np.ndarray
-
-    @property
-    def n_strata(self) -> int:
-        """Number of strata."""
-        return self.start.size - 1
 
     @property
     def n_cells(self) -> np.ndarray:
@@ -84,9 +99,9 @@ class Nodes:
         return np.diff(self.cell_start)
 
     @property
-    def size(self) -> int:
-        """Number of nodes."""
-        return int(self.start[-1])
+    def grid(self) -> Grid:
+        """The nodes without the cells."""
+        return Grid(self.start, self.tau, self.weights)
 
 
 def make_nodes(stratum: np.ndarray, offset: np.ndarray, tolerance: float = 1e-10, *, compress: bool = True) -> Nodes:
@@ -119,7 +134,7 @@ def make_nodes(stratum: np.ndarray, offset: np.ndarray, tolerance: float = 1e-10
     tau = _place(order, cell_start, offset, start, low, high, exact)
     weights = np.zeros(start[-1])
     _add_weights(order, cell_start, offset, start, tau, exact, weights)
-    return Nodes(stratum, offset, order, cell_start, start, tau, exact, weights)
+    return Nodes(start, tau, weights, stratum, offset, order, cell_start, exact)
 
 
 @entry

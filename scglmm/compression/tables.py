@@ -18,7 +18,7 @@ from joblib import Parallel, delayed
 from scglmm._jit import entry
 
 from .counts import is_in_memory_sparse, numbers, row_chunks
-from .nodes import Nodes, lagrange_basis
+from .nodes import Grid, Nodes, lagrange_basis
 
 DIRECT = 128  # counts up to this have a bin each in the histogram of a gene
 CSC_CELLS = 65_536  # cells whose basis values are held at once when a matrix is read column by column
@@ -46,11 +46,11 @@ class Tables:
     histogram: np.ndarray
     tails: dict[int, tuple[np.ndarray, np.ndarray]]
 
-    def take(self, nodes: Nodes, begin: int, end: int) -> Tables:
+    def take(self, grid: Grid, begin: int, end: int) -> Tables:
         """Tables of the genes at positions `begin` to `end`, small enough to send to another process."""
         end = min(end, self.genes.size)
-        values = np.empty(nodes.size * (end - begin))
-        _take(self.values, nodes.start, self.genes.size, begin, end, values)
+        values = np.empty(grid.size * (end - begin))
+        _take(self.values, grid.start, self.genes.size, begin, end, values)
         tails = {g - begin: tail for g, tail in self.tails.items() if begin <= g < end}
         return Tables(self.genes[begin:end], values, self.histogram[begin:end], tails)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scglmm._jit import entry
-from scglmm.compression.nodes import Nodes
+from scglmm.compression.nodes import Grid
 from scglmm.compression.tables import Tables
 
 from .families import NB2
@@ -20,7 +20,7 @@ class Responses:
 
     Parameters
     ----------
-    nodes
+    grid
         The nodes, shared by all genes.
     tables
         The counts of a block of genes.
@@ -28,25 +28,25 @@ class Responses:
         Subtracted from the offsets, so that enormous ones do not overflow.
     """
 
-    def __init__(self, nodes: Nodes, tables: Tables, shift: float = 0.0) -> None:
-        self._nodes, self._tables = nodes, tables
+    def __init__(self, grid: Grid, tables: Tables, shift: float = 0.0) -> None:
+        self._grid, self._tables = grid, tables
         self.shift = shift
-        self._table = np.empty((3, nodes.size))
-        self._table[NODE_E] = np.exp(nodes.tau - self.shift)
-        self._table[NODE_A] = nodes.weights
-        self._sums = np.empty(nodes.n_strata)
+        self._table = np.empty((3, grid.size))
+        self._table[NODE_E] = np.exp(grid.tau - self.shift)
+        self._table[NODE_A] = grid.weights
+        self._sums = np.empty(grid.n_strata)
 
     def __getitem__(self, g: int) -> Data:
         """Gene g of the block; the arrays are overwritten by the next one."""
-        nodes, tables = self._nodes, self._tables
+        grid, tables = self._grid, self._tables
         # sum y o from the nodes is exact: interpolation reproduces a linear function.
-        y_offset = _gather(tables.values, nodes.start, g, tables.genes.size, nodes.tau, self._table[NODE_Y], self._sums)
+        y_offset = _gather(tables.values, grid.start, g, tables.genes.size, grid.tau, self._table[NODE_Y], self._sums)
         counts = tables.histogram[g].astype(np.float64)
         exceed = counts[::-1].cumsum()[::-1][1:]
         exceed = np.ascontiguousarray(exceed[: max(1, np.count_nonzero(exceed))])
         tail = np.stack(tables.tails.get(g, (np.empty(0), np.empty(0))))
         constant = y_offset - self.shift * self._sums.sum() - log_factorials(exceed, tail)
-        return Data(NB2, nodes.start, self._table, self._sums, exceed, tail, constant)
+        return Data(NB2, grid.start, self._table, self._sums, exceed, tail, constant)
 
 
 @entry

@@ -75,7 +75,7 @@ def find_carrier(frame: Frame, contrast: np.ndarray) -> Carrier | None:
 
 
 def _direction(x: np.ndarray, term: RandomTerm) -> np.ndarray | None:
-    """Combination of the columns of a term within whose levels x is constant: a single column if one will do."""
+    """Find the combination of columns of a term that carries x within its levels: a single column if one will do."""
     c = len(term.columns)
     for direction in np.eye(c):
         if _in_span(x, term, direction):
@@ -97,6 +97,7 @@ def _direction(x: np.ndarray, term: RandomTerm) -> np.ndarray | None:
 def _in_span(x: np.ndarray, term: RandomTerm, direction: np.ndarray) -> bool:
     """Whether x is a combination of the columns z'direction * (indicator of a level)."""
     z = term.covariates @ direction
+    z = np.where(np.abs(z) > 1e-9 * np.abs(z).max(), z, 0.0)  # a combination is seldom exactly 0
     zz = np.bincount(term.codes, z * z, term.n_levels)
     level = np.bincount(term.codes, z * x, term.n_levels) / np.where(zz > 0, zz, 1.0)
     scale = np.abs(x).max()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from scglmm.compression.nodes import Nodes
+from scglmm.compression.nodes import Grid, Nodes
 from scglmm.compression.tables import Tables, accumulate, genes_per_block
 from scglmm.engine.responses import Responses
 
@@ -98,6 +98,7 @@ def fit_genes(
     """
     carriers = [find_carrier(frame, contrast) for contrast in np.eye(frame.X.shape[1])]
     shift = float(nodes.offset.max()) if frame.has_constant else 0.0
+    grid = nodes.grid
     per_block = genes_per_block(nodes, genes.size, max_bytes) if genes.size else 1
     fits: list[GeneFit] = []
     donors: list[int] = []
@@ -106,7 +107,7 @@ def fit_genes(
             tables = accumulate(matrix, rows, nodes, genes[first : first + per_block], n_jobs)
             tasks = (
                 delayed(_fit_task)(
-                    nodes, tables.take(nodes, begin, begin + GENES_PER_TASK), frame, carriers, shift, options
+                    grid, tables.take(grid, begin, begin + GENES_PER_TASK), frame, carriers, shift, options
                 )
                 for begin in range(0, tables.genes.size, GENES_PER_TASK)
             )
@@ -119,10 +120,10 @@ def fit_genes(
 
 
 def _fit_task(
-    nodes: Nodes, tables: Tables, frame: Frame, carriers: list[Carrier | None], shift: float, options: Options
+    grid: Grid, tables: Tables, frame: Frame, carriers: list[Carrier | None], shift: float, options: Options
 ) -> tuple[list[GeneFit], list[int]]:
     """Fit the genes of one small table."""
-    responses = Responses(nodes, tables, shift)
+    responses = Responses(grid, tables, shift)
     fits, donors = [], []
     for g in range(tables.genes.size):
         data = responses[g]
