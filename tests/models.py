@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -269,5 +270,5 @@ def one_sided(function: Any, step: float = 1e-3) -> float:
     f0 = function(0.0)
     table = [(function(step / 2**k) - f0) / (step / 2**k) for k in range(5)]
     for order in range(1, 5):
-        table = [(2**order * b - a) / (2**order - 1) for a, b in zip(table[:-1], table[1:], strict=True)]
+        table = [(2**order * b - a) / (2**order - 1) for a, b in pairwise(table)]
     return table[0]

@@ -1,8 +1,4 @@
-"""Covariance matrices of the random terms: Sigma = Lambda Lambda' and its parameters psi.
-
-A singular Sigma has many roots Lambda. The canonical one has a zero column wherever the pivot of the Cholesky
-factorisation is 0, so that no free direction is left.
-"""
+"""Covariance matrices of the random terms: Sigma = Lambda Lambda' and its parameters psi."""
 
 from __future__ import annotations
 
@@ -55,8 +51,12 @@ def root_of(psi: np.ndarray, c: int) -> np.ndarray:
     return root.T
 
 
-def canonical_root(psi: np.ndarray, c: int, small: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rewrite Lambda so that its small columns are 0.
+def reduced_root(psi: np.ndarray, c: int, small: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rewrite Lambda without the directions of Sigma that have little variance.
+
+    A singular Sigma of rank r has many roots. The one used here has its first r columns free and the others 0, which
+    leaves exactly as many parameters as matrices of rank r have (a zero pivot in the middle would not: it would fix
+    the directions that have variance, too).
 
     Parameters
     ----------
@@ -65,23 +65,22 @@ def canonical_root(psi: np.ndarray, c: int, small: float) -> tuple[np.ndarray, n
     c
         Number of columns.
     small
-        A column is small when the root of its pivot is at most this.
+        A direction has little variance when its standard deviation is at most this.
 
     Returns
     -------
     Entries of the new root, and (c,) bool which columns are 0. The old entries where none is.
     """
     root = root_of(psi, c)
-    sigma = root @ root.T
+    values, vectors = np.linalg.eigh(root @ root.T)
+    kept = values > small * small
+    zero = np.arange(c) >= kept.sum()
+    if not zero.any():
+        return psi, zero
     new = np.zeros((c, c))
-    zero = np.zeros(c, np.bool_)
-    for j in range(c):
-        if sigma[j, j] <= small * small:
-            zero[j] = True
-            continue
-        new[j:, j] = sigma[j:, j] / np.sqrt(sigma[j, j])
-        sigma -= np.outer(new[:, j], new[:, j])
-    return (new.T[np.triu_indices(c)], zero) if zero.any() else (psi, zero)
+    new[:, : kept.sum()] = np.linalg.qr((vectors[:, kept] * np.sqrt(values[kept])).T, mode="r").T
+    new *= np.where(np.diag(new) < 0, -1.0, 1.0)
+    return new.T[np.triu_indices(c)], zero
 
 
 def null_space(psi: np.ndarray, c: int) -> np.ndarray:

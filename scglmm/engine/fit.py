@@ -10,27 +10,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from .boundary import variance_derivative
-from .covariance import TermParameters, canonical_root, null_space, term_parameters
+from .covariance import TermParameters, null_space, reduced_root, root_of, term_parameters
 from .curvature import hessian, negative_definite, positive_inverse
 from .laplace import laplace
 from .layout import ETA, Data, Work, make_work
-from .optimise import LOG_THETA_MAX, NOT_CONVERGED, STOPPED_AT_THETA, maximise
+from .optimise import LOG_THETA_MAX, LOG_THETA_MIN, NOT_CONVERGED, maximise
 from .start import starting_point
 from .structure import Structure
 
 OK, FAILED = 0, 1
 
 SMALL_PSI = 0.03  # a standard deviation below this is tested against 0
+ZERO_PSI = 1e-3  # a standard deviation below this is 0, unless the criterion rises from there
 RESTART_PSI = 0.1  # where the search starts again when 0 turns out to be a saddle
 WEAK = 4.0  # a standard deviation within this many standard errors of 0 may have a better optimum at 0
 NEAR = 20.0  # but not where the log-likelihood at 0 is lower by more than this, the other parameters unchanged
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
 THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
-MAX_ROUNDS = 10
+MAX_ROUNDS = 12
+MAX_REFUSALS, MAX_LIMITS = 3, 3  # how often the same question is asked again
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def fit(
             or search.settle_variances()
             or search.leave_poisson_limit()
             or search.try_zero_variances()
+            or search.release_variances()
         ):
             continue
         break
@@ -105,6 +109,15 @@ def fit(
     if curvature and math.isfinite(search.value):
         done = search.polish() and done
     return search.result(OK if done else FAILED)
+
+
+class _Candidate(NamedTuple):
+    """Directions of a term that may have no variance."""
+
+    index: int
+    term: TermParameters
+    root: np.ndarray  # entries of Lambda without them
+    entries: np.ndarray  # which parameters that puts to 0
 
 
 class _Search:
@@ -124,8 +137,9 @@ class _Search:
         self.hessian = np.zeros((n, n))
         self.d_covariance, self.d_beta = np.zeros((n, p, p)), np.zeros((n, p))
         self.value, self.status, self.n_eval = math.nan, NOT_CONVERGED, 0
-        self.at_limit, self.theta_stop, self.log_theta_before = False, THETA_STOP, 0.0
-        self.refused: set[int] = set()  # terms whose criterion rises from 0: not to be put to 0 again
+        self.at_limit, self.theta_stop, self.log_theta_before, self.limits = False, THETA_STOP, 0.0, 0
+        self.refused = [0] * len(self.terms)  # how often the criterion was found to rise from 0
+        self.released: set[int] = set()  # terms that were set free again
         self.tried: set[int] = set()  # terms that were tried at 0
         row, column, _ = structure.psi_at
         self.sds = self.first + np.flatnonzero(row == column)  # where the diagonal of Lambda is
@@ -174,12 +188,13 @@ class _Search:
 
     def go_to_poisson_limit(self) -> bool:
         """After theta has passed its stop: go on at the limit."""
-        if self.status != STOPPED_AT_THETA:
+        if not self.par[-1] > self.theta_stop:
             return False
         self.log_theta_before = self.par[-1]
         self.par[-1] = LOG_THETA_MAX
         self.free[-1] = False
         self.at_limit, self.theta_stop = True, math.inf
+        self.limits += 1
         return True
 
     def leave_poisson_limit(self) -> bool:
@@ -195,51 +210,80 @@ class _Search:
         return True
 
     def settle_variances(self) -> bool:
-        """Put small standard deviations to 0 where the criterion does not rise from there.
+        """Put directions of little variance to 0 where the criterion does not rise from there.
 
         Returns
         -------
         Whether anything changed, so that the search has to go on.
         """
-        # The diagonal of a lower triangular root holds the pivots, so without a small entry there nothing is singular.
-        if not (np.abs(self.par[self.sds]) <= SMALL_PSI).any():
+        if all(term.c == 1 for term in self.terms) and not (np.abs(self.par[self.sds]) <= SMALL_PSI).any():
             return False
-        candidates = [
-            (index, term, *canonical_root(self.par[term.entries], term.c, SMALL_PSI))
-            for index, term in enumerate(self.terms)
-            if index not in self.refused
-        ]
-        candidates = [
-            (index, term, root, small)
-            for index, term, root, small in candidates
-            if (self.free[term.entries] & small[term.column]).any()
-        ]
-        if not candidates:
-            return False
+        # What is 0 already can be settled together; what is merely small changes the others when it is taken away.
+        zero = self._small_directions(ZERO_PSI)
+        if zero and self._settle(zero):
+            return True
+        return any(self._settle([candidate]) for candidate in self._small_directions(SMALL_PSI))
+
+    def _small_directions(self, small: float) -> list[_Candidate]:
+        """Terms with directions of little variance that are still free, and their roots without them."""
+        candidates = []
+        for index, term in enumerate(self.terms):
+            root, zero = reduced_root(self.par[term.entries], term.c, small)
+            new = self.free[term.entries] & zero[term.column]
+            if new.any() and self.refused[index] < MAX_REFUSALS:
+                candidates.append(_Candidate(index, term, root, term.entries[new]))
+        return candidates
+
+    def _settle(self, candidates: list[_Candidate]) -> bool:
+        """Put the directions of some terms to 0, look whether the criterion rises there, and keep what does not."""
         before = self._save()
-        for _, term, root, _ in candidates:
-            self.par[term.entries] = root
+        for candidate in candidates:
+            self.par[candidate.term.entries] = candidate.root
         self.v[:] = 0.0  # the effects mean something else after a change of Lambda: start their mode afresh
         finite = math.isfinite(self.evaluate())
-        rises = [self._steepest_rise(term) if finite else math.inf for _, term, _, _ in candidates]
+        rises = [self._steepest_rise(candidate.term) if finite else math.inf for candidate in candidates]
         changed = False
-        for (index, term, _, small), rise in zip(candidates, rises, strict=True):
+        for (index, term, _, entries), rise in zip(candidates, rises, strict=True):
             if rise <= RISES:
-                self.free[term.entries[small[term.column]]] = False
+                self.free[entries] = False
                 changed = True
                 continue
-            self.refused.add(index)
+            self.refused[index] += 1
             self.par[term.entries] = before["par"][term.entries]
             # At an optimum the derivative in sigma^2, gradient / (2 sigma), has fallen to 0. Where it is still what it
             # is at 0, the search has stopped on the flat top of the saddle at sigma = 0.
-            for entry in term.entries[term.diagonal & small[term.column]]:
-                if not abs(before["gradient"][entry]) < 0.2 * rise * abs(before["par"][entry]):
-                    self.par[entry] = RESTART_PSI
-                    changed = True
+            sds = np.intersect1d(entries, self.sds)
+            flat = np.abs(before["gradient"][sds]) >= 0.2 * rise * np.abs(before["par"][sds])
+            if term.c > 1 or flat.any():
+                self.par[sds] = np.where(np.abs(self.par[sds]) < RESTART_PSI, RESTART_PSI, self.par[sds])
+                changed = True
+        if not changed:
+            self._restore(before)
+            return False
+        self.v[:] = 0.0
+        if not self.at_limit and self.limits < MAX_LIMITS:
+            self.theta_stop = THETA_STOP  # with other variances the Poisson limit is another question
+        return True
+
+    def release_variances(self) -> bool:
+        """Set free again what was put to 0 when the criterion rises from there now that the rest has moved."""
+        fixed = [
+            (index, term)
+            for index, term in enumerate(self.terms)
+            if not self.free[term.entries].all() and index not in self.released
+        ]
+        if not fixed or not math.isfinite(self.evaluate()):
+            return False
+        changed = False
+        for index, term in fixed:
+            if self._steepest_rise(term) > RISES:
+                self.released.add(index)
+                entries = term.entries[~self.free[term.entries]]
+                self.free[entries] = True
+                self.par[np.intersect1d(entries, self.sds)] = RESTART_PSI
+                changed = True
         if changed:
             self.v[:] = 0.0
-        else:
-            self._restore(before)
         return changed
 
     def _steepest_rise(self, term: TermParameters) -> float:
@@ -261,26 +305,43 @@ class _Search:
         Whether a better point was found.
         """
         weak = [index for index, term in enumerate(self.terms) if index not in self.tried and self._is_weak(term)]
+        tries = [[(index, math.inf)] for index in weak]
+        if len(weak) > 1:
+            tries.append([(index, math.inf) for index in weak])
+        tries += [
+            [(index, self._weakest_direction(term))]
+            for index, term in enumerate(self.terms)
+            if term.c > 1 and index not in self.tried
+        ]
         self.tried.update(range(len(self.terms)))
-        moved = False
-        for indices in [[index] for index in weak] + ([weak] if len(weak) > 1 else []):
-            entries = np.concatenate([self.terms[index].entries for index in indices])
-            entries = entries[self.free[entries]]
-            if entries.size == 0:
-                continue
-            before = self._save()
-            self.par[entries] = 0.0
-            self.v[:] = 0.0
-            self.metric[entries] = 0.0
-            self.metric[:, entries] = 0.0
-            if self.evaluate() > before["value"] - NEAR:
-                self._maximise(math.inf)
-                if self.value > before["value"] + 1e-7:
-                    self.free[entries] = False
-                    moved = True
-                    continue
-            self._restore(before)
-        return moved
+        moved = [self._try_without(directions) for directions in tries]  # all of them, not up to the first
+        return any(moved)
+
+    def _try_without(self, directions: list[tuple[int, float]]) -> bool:
+        """Search again with the directions of some terms at 0 whose standard deviation is at most a bound."""
+        before, before_free = self._save(), self.free.copy()
+        for index, bound in directions:
+            term = self.terms[index]
+            root, zero = reduced_root(self.par[term.entries], term.c, bound)
+            self.par[term.entries] = root
+            self.free[term.entries[zero[term.column]]] = False
+        if (self.free == before_free).all():
+            return False
+        self.v[:] = 0.0
+        if self.evaluate() > before["value"] - NEAR:
+            self.climb()
+            if self.value > before["value"] + 1e-7:
+                return True
+        self._restore(before)
+        self.free = before_free
+        return False
+
+    def _weakest_direction(self, term: TermParameters) -> float:
+        """Smallest standard deviation among the directions of a term that have any variance."""
+        root = root_of(self.par[term.entries], term.c)
+        values = np.linalg.eigvalsh(root @ root.T)
+        values = values[values > 1e-12 * max(1.0, values[-1])]
+        return 1.000001 * math.sqrt(values[0]) if values.size else 0.0
 
     def _is_weak(self, term: TermParameters) -> bool:
         """Whether every standard deviation of a term is within a few standard errors of 0."""
@@ -295,8 +356,10 @@ class _Search:
         self.n_eval += 2 * int(self.free.sum())
         step = positive_inverse(self.hessian, self.free) @ self.gradient
         # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
-        if np.abs(step).max() < 0.01 and step @ self.gradient >= 0:
+        step[-1] = np.clip(step[-1], -1.0, 1.0)  # near the Poisson limit theta hardly matters
+        if np.abs(step[:-1]).max(initial=0.0) < 0.01 and step @ self.gradient >= 0:
             self.par += step
+            self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))
         self.value = self.evaluate()
         return math.isfinite(self.value) and negative_definite(self.hessian, self.free)
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scglmm.inference.varpart import COUNT_NOISE, METHODS, RESIDUALS, fractions
 from scglmm.results.names import compose
 from scglmm.results.read import read_result
-from scglmm.results.write import assign
+from scglmm.results.write import assign, check_target, own
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,9 +42,9 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
     Raises
     ------
     KeyError
-        There is no result of that name.
+        There is no result of that name, or its entry in `adata.uns` is gone.
     ValueError
-        The method is not known.
+        The method is not known, or `adata` is a view of a backed object.
 
     Examples
     --------
@@ -58,7 +58,11 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
     if method not in METHODS:
         msg = f"method={method!r} is not one of {', '.join(map(repr, METHODS))}."
         raise ValueError(msg)
+    check_target(adata, key)
     result = read_result(adata, key)
+    if result.key not in adata.uns:
+        msg = f"`adata.uns` has no entry {result.key!r}, which knows the offset of the run: run `scglmm.tl.nbmm` again."
+        raise KeyError(msg)
     old = pd.DataFrame(adata.varm[f"{result.key}_varpart"])
     new = old.copy()
     exposure = float(adata.uns[result.key]["log_mean_exposure"])
@@ -72,5 +76,10 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
         )
         for name, column in zip([*shares.columns, COUNT_NOISE, RESIDUALS], values.T, strict=True):
             new[compose(group, name)] = column
-    varm = dict(adata.varm) | {f"{result.key}_varpart": new}
-    assign(adata, varm, result.key, dict(adata.uns[result.key]) | {"varpart_method": method})
+    _replace(adata, result.key, new, method)
+
+
+def _replace(adata: AnnData, key: str, table: pd.DataFrame, method: str) -> None:
+    own(adata)
+    varm = dict(adata.varm) | {f"{key}_varpart": table}
+    assign(adata, varm, key, dict(adata.uns[key]) | {"varpart_method": method})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from models import KINDS, compile_model, richardson, simulate
 
-from scglmm.engine import curvature, layout
+from scglmm.engine import curvature
 
 BOTH = pytest.mark.parametrize("joint", [False, True], ids=["ml", "reml"])
 
@@ -84,7 +84,7 @@ def test_rough_hessian_is_close(joint, as_python):
     assert not d_beta.any()
 
 
-def test_positive_inverse():
+def test_positive_inverse(as_python):
     rng = np.random.default_rng(0)
     a = rng.normal(size=(4, 4)) * np.array([1, 10, 100, 1000])
     hessian = -(a.T @ a) - np.diag([1, 100, 1e4, 1e6])
@@ -109,7 +109,7 @@ def test_positive_inverse():
     assert np.isfinite(curvature.positive_inverse(broken, free)).all()
 
 
-def test_negative_definite():
+def test_negative_definite(as_python):
     free = np.ones(3, bool)
     negative = -np.diag([1.0, 1e-6, 1e6])
 

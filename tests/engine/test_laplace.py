@@ -116,7 +116,8 @@ def test_laplace_is_close_to_the_marginal_likelihood(mean, tolerance):
 
 
 def test_one_stratum_and_one_coefficient():
-    cells = Cells(np.array([0.0, 2.0, 1.0, 5.0]), np.array([0.1, 0.2, -0.3, 0.0]), np.ones((4, 1)), [], np.zeros(4, int))
+    y, offset = np.array([0.0, 2.0, 1.0, 5.0]), np.array([0.1, 0.2, -0.3, 0.0])
+    cells = Cells(y, offset, np.ones((4, 1)), [], np.zeros(4, int))
     model, dense = compile_model(cells), Dense(cells)
     for joint, par in ((False, np.array([0.4, 0.2])), (True, np.array([0.2]))):
         value, gradient, *_ = model.evaluate(par, joint=joint)

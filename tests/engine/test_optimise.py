@@ -5,7 +5,7 @@ import pytest
 from models import Dense, compile_model, simulate
 from scipy.optimize import minimize
 
-from scglmm.engine import layout, optimise
+from scglmm.engine import optimise
 
 
 def search(model, par, joint, *, metric=None, theta_stop=np.inf):
@@ -84,10 +84,10 @@ def test_update_is_that_of_bfgs(as_python):
     assert (unchanged == metric).all()
 
 
-def test_longest_step():
+def test_longest_step(as_python):
     X = np.ones((4, 2))
     par = np.zeros(4)
-    longest = optimise._longest_step.py_func
+    longest = optimise._longest_step
     assert longest(X, False, par, np.array([1.0, 1.0, 0.5, 2.0])) == 1.0
     assert longest(X, False, par, np.array([6.0, 0.0, 0.0, 0.0])) == pytest.approx(0.5)
     assert longest(X, False, par, np.array([0.0, 0.0, 4.0, 0.0])) == pytest.approx(optimise.MAX_PSI_STEP / 4)

@@ -34,9 +34,7 @@ def state(as_python, request):
 def assembled(model, joint: bool) -> float:
     w, structure = model.work, model.structure
     penalised.assemble(structure.z_column, structure.place, model.X, w.zl, w.strata, joint, w.values, w.fixed, w.schur)
-    return penalised.factor_joint(
-        structure.starts, structure.entries, joint, w.values, w.fixed, w.schur, w.effects[0]
-    )
+    return penalised.factor_joint(structure.starts, structure.entries, joint, w.values, w.fixed, w.schur, w.effects[0])
 
 
 @pytest.mark.parametrize("state", DESIGNS, indirect=True)
