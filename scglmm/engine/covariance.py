@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -47,8 +48,13 @@ def term_parameters(structure: Structure, first: int) -> list[TermParameters]:
 def root_of(psi: np.ndarray, c: int) -> np.ndarray:
     """Lambda (c, c) from its entries, column by column."""
     root = np.zeros((c, c))
-    root[np.triu_indices(c)] = psi
+    root[_upper(c)] = psi
     return root.T
+
+
+@cache
+def _upper(c: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.triu_indices(c)
 
 
 def reduced_root(psi: np.ndarray, c: int, small: float) -> tuple[np.ndarray, np.ndarray]:
@@ -71,6 +77,9 @@ def reduced_root(psi: np.ndarray, c: int, small: float) -> tuple[np.ndarray, np.
     -------
     Entries of the new root, and (c,) bool which columns are 0. The old entries where none is.
     """
+    if c == 1:  # by far the most common: no linear algebra
+        zero = np.abs(psi) <= small
+        return (np.zeros(1) if zero[0] else psi), zero
     root = root_of(psi, c)
     values, vectors = np.linalg.eigh(root @ root.T)
     kept = values > small * small
@@ -80,11 +89,13 @@ def reduced_root(psi: np.ndarray, c: int, small: float) -> tuple[np.ndarray, np.
     new = np.zeros((c, c))
     new[:, : kept.sum()] = np.linalg.qr((vectors[:, kept] * np.sqrt(values[kept])).T, mode="r").T
     new *= np.where(np.diag(new) < 0, -1.0, 1.0)
-    return new.T[np.triu_indices(c)], zero
+    return new.T[_upper(c)], zero
 
 
 def null_space(psi: np.ndarray, c: int) -> np.ndarray:
     """Orthonormal basis (c, m) of the directions in which Sigma is 0."""
+    if c == 1:
+        return np.ones((1, int(abs(psi[0]) <= 1e-6)))
     root = root_of(psi, c)
     values, vectors = np.linalg.eigh(root @ root.T)
     return vectors[:, values <= 1e-12 * max(1.0, values[-1])]

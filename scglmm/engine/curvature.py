@@ -97,23 +97,24 @@ def positive_inverse(a: np.ndarray, free: np.ndarray) -> np.ndarray:
 
     Eigenvalues of the matrix scaled to unit diagonal are replaced by their absolute values, bounded away from 0.
     """
-    at = np.flatnonzero(free)
-    negative = -a[np.ix_(at, at)]
-    diagonal = np.abs(np.diag(negative))
-    scale = 1 / np.sqrt(np.where(diagonal > 1e-10, diagonal, 1.0))  # false for NaN as well
-    scaled = negative * np.outer(scale, scale)
-    scaled = np.where(np.isfinite(scaled), scaled, np.eye(at.size))
-    values, vectors = np.linalg.eigh(scaled)
-    inverse = (vectors / np.maximum(0.02, np.abs(values))) @ vectors.T
     result = np.zeros_like(a)
-    result[np.ix_(at, at)] = inverse * np.outer(scale, scale)
+    reduced = a if free.all() else a[free][:, free]
+    diagonal = np.abs(reduced.diagonal())
+    scale = 1 / np.sqrt(np.where(diagonal > 1e-10, diagonal, 1.0))  # false for NaN as well
+    scale = scale[:, None] * scale
+    scaled = -reduced * scale
+    if not np.isfinite(scaled).all():
+        scaled = np.where(np.isfinite(scaled), scaled, np.eye(len(scaled)))
+    values, vectors = np.linalg.eigh(scaled)
+    inverse = (vectors / np.maximum(0.02, np.abs(values))) @ vectors.T * scale
+    result[np.outer(free, free)] = inverse.ravel()
     return result
 
 
 def negative_definite(a: np.ndarray, free: np.ndarray) -> bool:
     """Whether a Hessian over the free parameters is finite and negative definite."""
-    reduced = a[np.ix_(free, free)]
-    diagonal = np.diag(reduced)
+    reduced = a[free][:, free]
+    diagonal = reduced.diagonal()
     if not (np.isfinite(reduced).all() and (diagonal < 0).all()):
         return False
     scale = 1 / np.sqrt(-diagonal)

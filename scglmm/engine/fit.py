@@ -33,6 +33,7 @@ NEAR = 20.0  # but not where the log-likelihood at 0 is lower by more than this,
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
 THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
 MAX_ROUNDS = 12
+MAX_POLISH, SMALL_ASCENT = 3, 1e-5  # Newton steps at the end, and the largest rise that one may promise
 MAX_REFUSALS, MAX_LIMITS = 3, 3  # how often the same question is asked again
 
 
@@ -354,13 +355,17 @@ class _Search:
         """Exact Hessian and one Newton step; whether the point is a maximum."""
         self.hessian = self._hessian(central=True)
         self.n_eval += 2 * int(self.free.sum())
-        step = positive_inverse(self.hessian, self.free) @ self.gradient
-        # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
-        step[-1] = np.clip(step[-1], -1.0, 1.0)  # near the Poisson limit theta hardly matters
-        if np.abs(step[:-1]).max(initial=0.0) < 0.01 and step @ self.gradient >= 0:
-            self.par += step
-            self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))
-        self.value = self.evaluate()
+        inverse = positive_inverse(self.hessian, self.free)
+        for _ in range(MAX_POLISH):
+            # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
+            step = inverse @ self.gradient
+            step[-1] = np.clip(step[-1], -1.0, 1.0)  # near the Poisson limit theta hardly matters
+            if 0 <= step @ self.gradient < SMALL_ASCENT:
+                self.par += step
+                self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))
+            self.value = self.evaluate()
+            if not np.abs(self.gradient[self.free]).max(initial=0.0) > 1e-7 * max(1.0, 0.01 * abs(self.value)):
+                break
         return math.isfinite(self.value) and negative_definite(self.hessian, self.free)
 
     def _save(self) -> dict:

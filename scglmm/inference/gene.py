@@ -248,28 +248,47 @@ def _reml_covariance(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Covariance of beta, and degrees of freedom of every coefficient."""
     S = _inverse(fitted.hessian, fitted.free)
+    sigma = variances(frame, fitted.psi)
     covariance = fitted.covariance
     reported = covariance + fitted.d_beta.T @ S @ fitted.d_beta if adjust_se else covariance
+    singular = [not free.all() for free in _free_by_term(frame, fitted)]
     df = np.array(
         [
-            _df(frame, contrast, carrier, fitted, covariance, S)
+            _df(sigma, singular, contrast, carrier, fitted, S)
             for contrast, carrier in zip(frame.back, carriers, strict=True)
         ]
     )
     return frame.back @ reported @ frame.back.T, df
 
 
+def _free_by_term(frame: Frame, fitted: Fit) -> list[np.ndarray]:
+    """Which parameters of each random term are in the interior."""
+    free = fitted.free[-1 - fitted.psi.size : -1]
+    return [free[frame.structure.psi_at[2] == term] for term in range(len(frame.terms))]
+
+
 def _df(
-    frame: Frame, contrast: np.ndarray, carrier: Carrier | None, fitted: Fit, covariance: np.ndarray, S: np.ndarray
+    sigma: list[np.ndarray],
+    singular: list[bool],
+    contrast: np.ndarray,
+    carrier: Carrier | None,
+    fitted: Fit,
+    S: np.ndarray,
 ) -> float:
-    """Satterthwaite, or containment where the variance that carries the contrast is 0."""
-    if carrier is not None:
-        sigma = variances(frame, fitted.psi)[carrier.term]
-        weights = np.abs(carrier.direction) @ np.sqrt(np.diag(sigma))
-        # Rounding: the variance of a combination of columns is seldom exactly 0 where it should be.
-        if carrier.direction @ sigma @ carrier.direction <= 1e-14 * weights**2:
-            return carrier.df if carrier.df > 0 else np.nan
-    return satterthwaite(contrast, covariance, fitted.d_covariance, S)
+    """Satterthwaite, or containment where the variance that carries the contrast is 0.
+
+    A singular covariance matrix of several columns has hardly ever a variance that is exactly 0, but the same 0/0 in
+    its null space: there the smaller of the two.
+    """
+    df = satterthwaite(contrast, fitted.covariance, fitted.d_covariance, S)
+    if carrier is None or not singular[carrier.term]:
+        return df
+    term, direction = sigma[carrier.term], carrier.direction
+    contained = carrier.df if carrier.df > 0 else np.nan
+    # Rounding: the variance of a combination of columns is seldom exactly 0 where it should be.
+    if direction @ term @ direction <= 1e-14 * (np.abs(direction) @ np.sqrt(term.diagonal())) ** 2:
+        return contained
+    return min(df, contained)
 
 
 def _empty(frame: Frame, status: str, fitted: Fit | None = None) -> GeneFit:

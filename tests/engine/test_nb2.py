@@ -77,7 +77,7 @@ def test_poisson_limit(mean):
 
 @pytest.mark.parametrize("theta", [0.01, 2.0, 1e4, 1e8])
 def test_huge_counts(theta):
-    y = np.array([0.0, 3.0, 129.0, 4_000.0, 1_000_000.0, 10_000_000.0])
+    y = np.array([0.0, 3.0, 129.0, 4_000.0, 1_000_000.0, 2_000_000.0])
     cells = Cells(y, np.log(y + 1), np.ones((y.size, 1)), [], np.zeros(y.size, int))
     value, gradient = from_engine(cells, 0.1, theta)
     expected, slope = exact(cells, 0.1, theta)

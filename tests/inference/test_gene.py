@@ -122,3 +122,24 @@ def test_a_null_model_that_fails(monkeypatch):
     assert other.status == one.status
     np.testing.assert_array_equal(other.beta, one.beta)
     assert np.isnan(other.null_intercept)
+
+
+def test_no_variance_at_all_in_a_term_of_several_columns():
+    """`Dx + stim + (0 + stim|ind)` is `(stim|ind)`: where Sigma = 0, Dx has J - 2 degrees of freedom."""
+    rng = np.random.default_rng(1)
+    donor = np.repeat(np.arange(12), 40)
+    stim = np.tile([0.0, 1.0], donor.size // 2)
+    X = np.column_stack([np.ones(donor.size), donor % 2, stim])
+    counts = rng.negative_binomial(2, 0.5, (donor.size, 12)).astype(float)
+    both = np.column_stack([1 - stim, stim])
+    slope = np.column_stack([np.ones(donor.size), stim])
+    fits = [fit_counts(counts, np.zeros(donor.size), X, [(donor, 12, z)]) for z in (both, slope)]
+    nothing = 0
+    for one, other in zip(*fits, strict=True):
+        np.testing.assert_allclose(one.loglik, other.loglik, rtol=1e-9)
+        if not one.sigma[0].any():
+            nothing += 1
+            assert one.status == other.status == "singular"
+            np.testing.assert_array_equal(one.df, 10)
+            np.testing.assert_array_equal(other.df, [10, 10, 11])
+    assert nothing > 1

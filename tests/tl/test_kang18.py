@@ -62,7 +62,7 @@ def test_glmmtmb(kang18, model, method, monkeypatch):
     for ours, theirs in COEFFICIENTS.items():
         if ours in coef:
             np.testing.assert_array_less(np.abs(coef[ours] - expected[f"beta_{theirs}"]) / se[ours], 0.001)
-            exact = expected["pdHess"]
+            exact = expected["pdHess"] & expected[f"se_{theirs}"].notna()
             np.testing.assert_allclose(se.loc[exact, ours], expected.loc[exact, f"se_{theirs}"], rtol=0.001)
     for ours, theirs in VARIANCES.items():
         if ours in fit:
