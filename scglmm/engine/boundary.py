@@ -15,7 +15,7 @@ import numpy as np
 from scglmm._jit import entry
 
 from .layout import RHS, STEP, G, H
-from .penalised import solve_joint
+from .ldl import solve_lower
 
 
 @entry
@@ -65,52 +65,63 @@ def variance_derivative(structure, X, joint, first, c, work):
                 result[i, j] += z_i * from_curvature * score[level, j]
                 result[i, j] -= 0.5 * strata[H, s] * z_i * z[s, first + j]
 
-    # s's / 2, and k'M^-1 k / 2 for every level, k_i the sum of h z_i b over the strata of the level.
-    column_v = np.zeros((c, q))
-    column_beta = np.zeros((c, p))
-    solved_v = np.zeros((q, 1))
-    solved_beta = np.zeros(p)
+    # s's / 2, and k'M^-1 k / 2 for every level, k_i the sum of h z_i b over the strata of the level. Half of the
+    # solution is enough: k'M^-1 k = y'D^-1 y with L y = k, and y is 0 outside the effects of the level unless L has
+    # entries.
+    y = np.zeros((q, c))
+    y_beta = np.zeros((p, c))
+    touched = np.arange(q)
+    seen = np.full(q, -1, np.int64)
+    dense = structure.entries.shape[1] > 0
     for level in range(q):
         if head[level] < 0:
             continue
-        for i in range(c):
-            for t in range(q):
-                column_v[i, t] = 0.0
-            for d in range(p):
-                column_beta[i, d] = 0.0
+        n_touched = 0
         s = head[level]
         while s >= 0:
-            for i in range(c):
-                scaled = strata[H, s] * z[s, first + i]
-                for a in range(w):
-                    column_v[i, z_column[s, a]] += scaled * zl[s, a]
-                if joint:
-                    for d in range(p):
-                        column_beta[i, d] += scaled * X[s, d]
+            for a in range(w):
+                effect = z_column[s, a]
+                if not dense and seen[effect] != level:
+                    seen[effect] = level
+                    touched[n_touched] = effect
+                    n_touched += 1
+                for i in range(c):
+                    y[effect, i] += strata[H, s] * z[s, first + i] * zl[s, a]
+            if joint:
+                for d in range(p):
+                    for i in range(c):
+                        y_beta[d, i] += strata[H, s] * z[s, first + i] * X[s, d]
             s = following[s]
-        for i in range(c):
-            for t in range(q):
-                solved_v[t, 0] = column_v[i, t]
-            for d in range(p):
-                solved_beta[d] = column_beta[i, d]
-            solve_joint(
-                structure.starts,
-                structure.entries,
-                joint,
-                work.values,
-                work.fixed,
-                work.schur,
-                solved_v,
-                solved_beta,
-            )
-            for j in range(c):
-                total = score[level, i] * score[level, j]
-                for t in range(q):
-                    total += column_v[j, t] * solved_v[t, 0]
+        if dense:
+            n_touched = q
+            solve_lower(work.values, structure.starts, structure.entries, y)
+        for t in touched[:n_touched]:
+            for i in range(c):
+                scaled = y[t, i] / work.values[t]
+                for j in range(c):
+                    result[i, j] += 0.5 * scaled * y[t, j]
                 if joint:
                     for d in range(p):
-                        total += column_beta[j, d] * solved_beta[d]
-                result[i, j] += 0.5 * total
+                        y_beta[d, i] -= work.fixed[0, t, d] * scaled
+        for i in range(c):
+            for j in range(c):
+                result[i, j] += 0.5 * score[level, i] * score[level, j]
+        if joint:
+            for d in range(p):
+                for i in range(c):
+                    for k in range(d):
+                        y_beta[d, i] -= work.schur[0, d, k] * y_beta[k, i]
+                    y_beta[d, i] /= work.schur[0, d, d]
+            for d in range(p):
+                for i in range(c):
+                    for j in range(c):
+                        result[i, j] += 0.5 * y_beta[d, i] * y_beta[d, j]
+        for t in touched[:n_touched]:
+            for i in range(c):
+                y[t, i] = 0.0
+        for d in range(p):
+            for i in range(c):
+                y_beta[d, i] = 0.0
     for i in range(c):
         for j in range(i):
             mean = 0.5 * (result[i, j] + result[j, i])

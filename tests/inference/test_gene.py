@@ -143,3 +143,19 @@ def test_no_variance_at_all_in_a_term_of_several_columns():
             np.testing.assert_array_equal(one.df, 10)
             np.testing.assert_array_equal(other.df, [10, 10, 11])
     assert nothing > 1
+
+
+def test_a_singular_covariance_matrix_has_no_more_degrees_of_freedom_than_the_design():
+    """A correlation of 1: no variance is 0, but a direction of Sigma is, and Satterthwaite's formula misses it."""
+    rng = np.random.default_rng(5)
+    donor = np.repeat(np.arange(8), 60)
+    stim = np.tile([0.0, 1.0], donor.size // 2)
+    X = np.column_stack([np.ones(donor.size), donor % 2, stim])
+    eta = rng.normal(0, 0.2, (8, 40))[donor] + rng.normal(0, 0.2, (8, 40))[donor] * stim[:, None]
+    counts = rng.poisson(0.5 * np.exp(eta) * rng.gamma(1, 1, eta.shape)).astype(float)
+    slope = np.column_stack([np.ones(donor.size), stim])
+    fits = fit_counts(counts, np.zeros(donor.size), X, [(donor, 8, slope)])
+    singular = [fit for fit in fits if fit.status == "singular" and (fit.sigma[0].diagonal() > 0).all()]
+    assert len(singular) > 5
+    for fit in singular:
+        assert (fit.df <= [6, 6, 7]).all()

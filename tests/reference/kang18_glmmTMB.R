@@ -33,9 +33,7 @@ optimise <- function(par, fn, gr, control) {
   starts <- unique(lapply(patterns, function(p) replace(par, covariance, rep_len(p, length(covariance)))))
   fits <- lapply(starts, function(start) tryCatch(search(start), error = function(e) list(objective = Inf)))
   objectives <- vapply(fits, function(fit) fit$objective, 0)
-  # Of equally good points the one that is the least far out.
-  good <- fits[which(objectives < min(objectives, na.rm = TRUE) + same)]
-  best <- good[[which.min(vapply(good, function(fit) max(abs(fit$par[covariance])), 0))]]
+  best <- fits[[which(objectives < min(objectives, na.rm = TRUE) + same)[1]]]
 
   # Then tight searches, which from an optimum end with "singular convergence": the code of the first is kept.
   refine <- function(best, ...) {
