@@ -9,6 +9,7 @@ from scipy.linalg import qr
 
 from scglmm.engine.fit import FAILED, Fit, fit
 from scglmm.engine.layout import Data
+from scglmm.engine.optimise import LOG_THETA_MIN
 
 from .containment import Carrier, find_carrier
 from .frame import Frame, null_frame, restrict
@@ -102,7 +103,8 @@ def fit_gene(
     exposure = float(data.nodes[0] @ data.nodes[1])
     rate = np.log(data.y_sum.sum() / exposure)
     fitted = fit(data, frame.structure, frame.Q, reml, rate * frame.intercept)
-    if fitted.status == FAILED:
+    # At its lower limit theta says only that one cell has nearly all counts: nothing can be tested there.
+    if fitted.status == FAILED or fitted.log_theta <= LOG_THETA_MIN:
         return _empty(frame, NOT_CONVERGED, fitted)
     null_intercept, null_var = _fit_null(data, frame, reml, rate, fitted) if null else (np.nan, np.nan)
 
@@ -288,7 +290,7 @@ def _df(
     # Rounding: the variance of a combination of columns is seldom exactly 0 where it should be.
     if direction @ term @ direction <= 1e-14 * (np.abs(direction) @ np.sqrt(term.diagonal())) ** 2:
         return contained
-    return min(df, contained)
+    return contained if np.isnan(contained) else min(df, contained)
 
 
 def _empty(frame: Frame, status: str, fitted: Fit | None = None) -> GeneFit:
