@@ -8,19 +8,33 @@ import pkgutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from numba.core.dispatcher import Dispatcher
 
 import scglmm.engine
+from scglmm.engine.boundary import variance_derivative
+from scglmm.engine.fit import fit
 
 if "models" not in sys.modules:
     spec = importlib.util.spec_from_file_location("models", Path(__file__).parents[1] / "models.py")
     sys.modules["models"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["models"])
+models = sys.modules["models"]
+
+
+@pytest.fixture(scope="session")
+def compiled():
+    """Compile the entries: what `as_python` leaves compiled must be so before its kernels are taken away."""
+    cells = models.simulate("one", 0)
+    model = models.compile_model(cells)
+    for joint in (False, True):
+        fit(model.data, model.structure, model.X, joint, np.zeros(cells.X.shape[1]))
+        variance_derivative(model.structure, model.X, joint, 0, 1, model.work)
 
 
 @pytest.fixture
-def as_python(monkeypatch):
+def as_python(compiled, monkeypatch):
     """Let the kernels run as Python.
 
     Those that cannot be called from Python (calling one ends the process) become `py_func` in all modules; entries
