@@ -385,13 +385,14 @@ def test_view(adata, fitted, formula, assert_same):
 
 
 def test_other_processes(adata, fitted, formula, assert_same):
-    """joblib may be told to use processes: tasks can be pickled, and nothing of the result changes."""
+    """joblib may be told to use processes: tasks can be pickled, and the result is the same."""
     try:
         with joblib.parallel_config(backend="loky"):
             scglmm.tl.nbmm(adata, formula, n_jobs=2)
     finally:
         get_reusable_executor().shutdown(wait=True)
-    assert_same(adata, fitted)
+    # Not to the last bit: the linear algebra library of another process may run with another number of threads.
+    assert_same(adata, fitted, rtol=1e-8)
 
 
 # ------------------------------------------------------------------------------------------------------------- statuses
