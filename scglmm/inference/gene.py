@@ -13,6 +13,7 @@ from scglmm.engine.optimise import LOG_THETA_MIN
 
 from .containment import Carrier, find_carrier
 from .frame import Frame, null_frame, restrict
+from .profile import Profile, make_profile
 from .separation import null_space, separating_direction
 from .wald import satterthwaite
 
@@ -49,6 +50,10 @@ class GeneFit:
         Variance over the cells of the linear predictor without the offset.
     null_intercept, null_var
         Intercept, and mean over the cells of the variance of the random effects, in the model without fixed effects.
+    profile
+        REML criterion over the standard deviations, for moderation, if it was asked for.
+    moderated
+        (R,) posterior means of the variances of the random terms, in the user's units, once the fit is moderated.
     """
 
     status: str
@@ -64,6 +69,8 @@ class GeneFit:
     var_linpred: float
     null_intercept: float
     null_var: float
+    profile: Profile | None = None
+    moderated: np.ndarray | None = None
 
 
 def fit_gene(
@@ -75,6 +82,7 @@ def fit_gene(
     *,
     adjust_se: bool = False,
     null: bool = True,
+    with_profile: bool = False,
 ) -> GeneFit:
     """Fit one gene and the model without its fixed effects.
 
@@ -94,6 +102,8 @@ def fit_gene(
         Whether the model without fixed effects, which variance fractions need, is fitted as well.
     adjust_se
         REML: add to the covariance what the estimation of the variances costs, J S J' with J = dbeta/d(psi, theta).
+    with_profile
+        Whether the profile that moderation needs is wanted (`scglmm.inference.profile.can_profile` holds).
     """
     p = frame.X.shape[1]
     direction = separating_direction(frame.Q, data.y_sum)
@@ -128,6 +138,7 @@ def fit_gene(
         var_linpred=_variance(fitted.eta, frame.n_cells),
         null_intercept=null_intercept - shift,
         null_var=null_var,
+        profile=make_profile(data, frame, fitted, shift) if with_profile else None,
     )
 
 

@@ -7,7 +7,7 @@ number of workers or on which other genes are there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from scglmm.engine.responses import Responses
 from .containment import Carrier, find_carrier
 from .frame import Frame
 from .gene import GeneFit, fit_gene
+from .moderation import moderate
+from .prior import Prior
+from .profile import can_profile
 
 GENES_PER_TASK = 16
 
@@ -34,10 +37,14 @@ class Options:
         `"reml"` or `"ml"`.
     adjust_se
         See `scglmm.inference.gene.fit_gene`.
+    moderate
+        Integrate over the standard deviations of the random effects under a prior from all genes, see
+        `scglmm.inference.moderation`; REML only.
     """
 
     method: str = "reml"
     adjust_se: bool = False
+    moderate: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,14 @@ class GeneFits:
         One `scglmm.inference.gene.GeneFit` for each gene.
     donors
         (G,) levels of the first grouping factor with counts of the gene.
+    prior
+        Of the standard deviations, if the fits are moderated.
     """
 
     genes: np.ndarray
     fits: list[GeneFit]
     donors: np.ndarray
+    prior: Prior | None = None
 
     def column(self, name: str) -> np.ndarray:
         """Stack one attribute of all fits."""
@@ -102,6 +112,7 @@ def fit_genes(
     per_block = genes_per_block(nodes, genes.size, max_bytes) if genes.size else 1
     fits: list[GeneFit] = []
     donors: list[int] = []
+    totals: list[float] = []
     with Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator") as parallel:
         for first in range(0, genes.size, per_block):
             tables = accumulate(matrix, rows, nodes, genes[first : first + per_block], n_jobs)
@@ -111,23 +122,47 @@ def fit_genes(
                 )
                 for begin in range(0, tables.genes.size, GENES_PER_TASK)
             )
-            for found, counted in parallel(tasks):
+            for found, counted, total in parallel(tasks):
                 fits += found
                 donors += counted
+                totals += total
                 progress(len(found))
             del tables
-    return GeneFits(genes, fits, np.array(donors, np.int64))
+    prior = None
+    if options.moderate:
+        fits, prior = _moderate(fits, np.log(np.array(totals) / frame.n_total), frame)
+    return GeneFits(genes, fits, np.array(donors, np.int64), prior)
+
+
+def _moderate(fits: list[GeneFit], log_mean: np.ndarray, frame: Frame) -> tuple[list[GeneFit], Prior | None]:
+    """Estimates under the prior; what belongs to the REML fit itself stays (theta, variances, log-likelihood)."""
+    if all(fit.profile is None for fit in fits):
+        return fits, None
+    found, prior = moderate([fit.profile for fit in fits], log_mean, frame)
+    moderated = [
+        fit
+        if new is None
+        else replace(fit, beta=new.beta, se=new.se, df=new.df, vcov=new.vcov, moderated=new.variances, profile=None)
+        for fit, new in zip(fits, found, strict=True)
+    ]
+    return moderated, prior
 
 
 def _fit_task(
     grid: Grid, tables: Tables, frame: Frame, carriers: list[Carrier | None], shift: float, options: Options
-) -> tuple[list[GeneFit], list[int]]:
+) -> tuple[list[GeneFit], list[int], list[float]]:
     """Fit the genes of one small table."""
     responses = Responses(grid, tables, shift)
-    fits, donors = [], []
+    fits, donors, totals = [], [], []
+    with_profile = options.moderate and can_profile(frame)
     for g in range(tables.genes.size):
         data = responses[g]
-        fits.append(fit_gene(data, frame, carriers, shift, options.method, adjust_se=options.adjust_se))
+        fits.append(
+            fit_gene(
+                data, frame, carriers, shift, options.method, adjust_se=options.adjust_se, with_profile=with_profile
+            )
+        )
+        totals.append(float(data.y_sum.sum()))
         groups = frame.terms[0].codes if frame.terms else np.zeros(data.y_sum.size, np.int64)
         donors.append(np.unique(groups[data.y_sum > 0]).size)
-    return fits, donors
+    return fits, donors, totals

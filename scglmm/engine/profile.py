@@ -1,0 +1,99 @@
+"""REML criterion at given standard deviations of the random effects, maximised over theta.
+
+What moderation across genes needs of a gene: how well its counts fit with donors that differ by sigma, for any sigma,
+and what the fixed effects and their covariance would be there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from scglmm._jit import YES, entry
+
+from .laplace import laplace
+from .optimise import LOG_THETA_MAX, LOG_THETA_MIN
+
+MAX_STEPS = 8
+PROMISE = 1e-5  # rise of the log-likelihood by another Newton step in log(theta) that is not worth a step
+CURVATURE_STEP = 0.02
+MAX_THETA_STEP = 1.5
+
+
+@entry
+def profile(data, structure, X, psi, log_theta, theta_is_free, beta, v, work, value, betas, covariances):
+    """Criterion, fixed effects and their covariance at each row of `psi`.
+
+    Parameters
+    ----------
+    data, structure, X, work
+        The gene, the random effects, the fixed effects (S, p), scratch.
+    psi
+        (K, n_psi) entries of Lambda; neighbours next to each other, since each search begins where the last ended.
+    log_theta
+        Start for the first row.
+    theta_is_free
+        False holds theta there, at its Poisson limit.
+    beta, v
+        Start of the inner iterations at the first row; overwritten.
+    value, betas, covariances
+        Results: (K,) criterion with all constants, NaN where it could not be evaluated; (K, p); (K, p, p) of beta at
+        fixed variances.
+    """
+    p, n_psi = X.shape[1], psi.shape[1]
+    par, gradient = np.empty(n_psi + 1), np.empty(n_psi + 1)
+    par[n_psi] = log_theta
+    curvature = 0.0  # second derivative in log(theta), by differences of the first
+    for k in range(psi.shape[0]):
+        for i in range(n_psi):
+            par[i] = psi[k, i]
+        here = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
+        if not math.isfinite(here):
+            # What the last row left behind may be a bad start.
+            for i in range(v.size):
+                v[i] = 0.0
+            here = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
+        if theta_is_free and math.isfinite(here):
+            here, curvature = _maximise_theta(data, structure, X, par, here, curvature, beta, v, gradient, work)
+        value[k] = here
+        for c in range(p):
+            betas[k, c] = beta[c]
+            for d in range(p):
+                covariances[k, c, d] = work.schur[1, c, d]
+
+
+@entry
+def _maximise_theta(data, structure, X, par, value, curvature, beta, v, gradient, work):
+    """Newton in log(theta) with a secant for the curvature; returns the value and the curvature.
+
+    Leaves `par`, `beta`, `v` and `work` at the last evaluation, whose remaining promise is added to the value.
+    """
+    last = par.size - 1
+    for _ in range(MAX_STEPS):
+        slope = gradient[last]
+        if not curvature < 0.0:
+            at = par[last]
+            par[last] = at - CURVATURE_STEP if at > 0.0 else at + CURVATURE_STEP
+            there = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
+            if not math.isfinite(there):
+                return value, 0.0
+            curvature = (gradient[last] - slope) / (par[last] - at)
+            value, slope = there, gradient[last]
+        if curvature < 0.0 and 0.5 * slope * slope < -PROMISE * curvature:
+            return value - 0.5 * slope * slope / curvature, curvature
+        # Where the criterion is not concave in log(theta), uphill.
+        step = -slope / curvature if curvature < 0.0 else math.copysign(MAX_THETA_STEP, slope)
+        step = min(MAX_THETA_STEP, max(-MAX_THETA_STEP, step))
+        before = par[last]
+        for _ in range(6):
+            par[last] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, before + step))
+            trial = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
+            if math.isfinite(trial) and trial >= value - 1e-9 * abs(value):
+                break
+            step *= 0.25
+        if not math.isfinite(trial) or par[last] == before:
+            return value, 0.0
+        curvature = (gradient[last] - slope) / (par[last] - before)
+        value = trial
+    return value, curvature
