@@ -6,15 +6,15 @@ number of workers or on which other genes are there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
 
 from scglmm.compression.nodes import Grid, Nodes
-from scglmm.compression.tables import Tables, accumulate, genes_per_block
+from scglmm.compression.tables import Part, Tables, accumulate_parts, gene_blocks
 from scglmm.engine.responses import Responses
 
 from .containment import Carrier, find_carrier
@@ -96,27 +96,60 @@ def fit_genes(
     progress
         Called with the number of genes that have been fitted since the last call.
     """
-    carriers = [find_carrier(frame, contrast) for contrast in np.eye(frame.X.shape[1])]
-    shift = float(nodes.offset.max()) if frame.has_constant else 0.0
-    grid = nodes.grid
-    per_block = genes_per_block(nodes, genes.size, max_bytes) if genes.size else 1
-    fits: list[GeneFit] = []
-    donors: list[int] = []
+    part = Part(rows, nodes, genes)
+    return fit_parts(matrix, [part], [frame], options, n_jobs=n_jobs, max_bytes=max_bytes, progress=progress)[0]
+
+
+def fit_parts(
+    matrix: Any,
+    parts: Sequence[Part],
+    frames: Sequence[Frame],
+    options: Options,
+    *,
+    n_jobs: int,
+    max_bytes: float,
+    progress: Callable[[int], object] = lambda n: None,
+) -> list[GeneFits]:
+    """Fit several sets of cells, each its own model and genes; the matrix is read once for every block of genes.
+
+    The fits of each part are those of `fit_genes` to the last bit.
+    """
+    models = [_Model(part, frame) for part, frame in zip(parts, frames, strict=True)]
+    fits: list[list[Any]] = [[None] * part.genes.size for part in parts]
+    donors = [np.zeros(part.genes.size, np.int64) for part in parts]
     with Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator") as parallel:
-        for first in range(0, genes.size, per_block):
-            tables = accumulate(matrix, rows, nodes, genes[first : first + per_block], n_jobs)
-            tasks = (
-                delayed(_fit_task)(
-                    grid, tables.take(grid, begin, begin + GENES_PER_TASK), frame, carriers, shift, options
-                )
-                for begin in range(0, tables.genes.size, GENES_PER_TASK)
+        for block in gene_blocks(parts, max_bytes):
+            inside = [np.flatnonzero(np.isin(part.genes, block)) for part in parts]
+            tables = accumulate_parts(
+                matrix, [replace(part, genes=part.genes[at]) for part, at in zip(parts, inside, strict=True)], n_jobs
             )
-            for found, counted in parallel(tasks):
-                fits += found
-                donors += counted
+            # in the order of the genes within every part, whatever the other parts are
+            pieces = [
+                (k, begin) for k, table in enumerate(tables) for begin in range(0, table.genes.size, GENES_PER_TASK)
+            ]
+            tasks = (delayed(_fit_task)(*models[k].task(tables[k], begin), options) for k, begin in pieces)
+            for (k, begin), (found, counted) in zip(pieces, parallel(tasks), strict=True):
+                for at, gene_fit, n_donors in zip(inside[k][begin:], found, counted, strict=False):
+                    fits[k][at] = gene_fit
+                    donors[k][at] = n_donors
                 progress(len(found))
-            del tables
-    return GeneFits(genes, fits, np.array(donors, np.int64))
+            del tables, tasks
+    return [GeneFits(part.genes, *each) for part, *each in zip(parts, fits, donors, strict=True)]
+
+
+class _Model:
+    """What all genes of a part share."""
+
+    def __init__(self, part: Part, frame: Frame) -> None:
+        self.frame = frame
+        self.carriers = [find_carrier(frame, contrast) for contrast in np.eye(frame.X.shape[1])]
+        self.shift = float(part.nodes.offset.max()) if frame.has_constant else 0.0
+        self.grid = part.nodes.grid
+
+    def task(self, tables: Tables, begin: int) -> tuple[Grid, Tables, Frame, list[Carrier | None], float]:
+        """Arguments of `_fit_task` for the genes from `begin` on."""
+        piece = tables.take(self.grid, begin, begin + GENES_PER_TASK)
+        return self.grid, piece, self.frame, self.carriers, self.shift
 
 
 def _fit_task(

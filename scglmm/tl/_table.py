@@ -103,6 +103,16 @@ def make_table(
     )
 
 
+def adjust_across(tables: list[GeneTable]) -> None:
+    """Adjust the p-values of every coefficient over the genes of all tables together."""
+    for name in dict.fromkeys(c for table in tables for c in table.coefficients):
+        where = [(table, table.coefficients.index(name)) for table in tables if name in table.coefficients]
+        padj = benjamini_hochberg(np.concatenate([table.pval[:, j] for table, j in where])[:, None])[:, 0]
+        ends = np.cumsum([table.pval.shape[0] for table, _ in where])[:-1]
+        for (table, j), values in zip(where, np.split(padj, ends), strict=True):
+            table.padj[:, j] = values
+
+
 def variance_names(frame: Frame) -> list[tuple[str, int, int, int]]:
     """Name, term, row and column of every free entry of the covariance matrices of the random terms."""
     names = []

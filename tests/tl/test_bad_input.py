@@ -37,7 +37,7 @@ def refused(
         before = target.copy()
         entry, tables = target.uns["nbmm"], {name: target.varm[name] for name in target.varm}
         monkeypatch.setattr("scglmm.tl._nbmm.make_nodes", work)
-        monkeypatch.setattr("scglmm.tl._nbmm.fit_genes", work)
+        monkeypatch.setattr("scglmm.tl._nbmm.fit_parts", work)
         with pytest.raises(error) as caught:
             scglmm.tl.nbmm(target, formula, **arguments)
         assert_untouched(target, before)
@@ -83,11 +83,11 @@ def in_counts(value: float) -> Callable[[ad.AnnData], None]:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(-1, "negative value -1"), (1.5, "fractional value 1.5"), (np.nan, "nan"), (np.inf, "inf")],
+    [(-1, "the negative value -1"), (1.5, "the fractional value 1.5"), (np.nan, "NaN"), (np.inf, "inf")],
 )
 def test_not_counts(refused, value, said):
     message = refused(change=in_counts(value))
-    assert message.startswith(f"adata.X contains {'' if said in {'nan', 'inf'} else 'the '}{said}")
+    assert message.startswith(f"adata.X contains {said} (gene 'g2', cell 'c7'): ")
     assert "this looks like them: layer='umi'" in message
 
 
