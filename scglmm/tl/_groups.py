@@ -147,8 +147,8 @@ def _split(obs: pd.DataFrame, groupby: str, columns: tuple[str, ...], na_action:
         raise ValueError(msg)
     if missing.any() and na_action == "raise":
         msg = (
-            f"adata.obs[{groupby!r}] is missing (NaN) for {missing.sum():,} of {len(obs):,} cells. Fill it in, or leave "
-            "these cells out with na_action='drop'."
+            f"adata.obs[{groupby!r}] is missing (NaN) for {missing.sum():,} of {len(obs):,} cells. Fill it in, or "
+            "leave these cells out with na_action='drop'."
         )
         raise ValueError(msg)
     rows = np.flatnonzero(~missing)
@@ -163,9 +163,10 @@ def _names(column: np.ndarray | pd.Series, groupby: str) -> tuple[list[str], np.
     if isinstance(column, np.ndarray):
         codes, values = pd.factorize(column, sort=True)
         if not (values == np.round(values)).all():
+            example = values[values != np.round(values)][0]
             msg = (
-                f"adata.obs[{groupby!r}] holds numbers such as {values[values != np.round(values)][0]:g}, which name no "
-                "groups: groupby takes a column of categories, text, booleans or whole numbers."
+                f"adata.obs[{groupby!r}] holds numbers such as {example:g}, which name no groups: groupby takes a "
+                "column of categories, text, booleans or whole numbers."
             )
             raise ValueError(msg)
         names = [str(int(value)) for value in values]
@@ -173,7 +174,7 @@ def _names(column: np.ndarray | pd.Series, groupby: str) -> tuple[list[str], np.
         names = [str(level) for level in column.cat.categories]
         codes = column.cat.codes.to_numpy()
     if len(names) > MAX_GROUPS:
-        msg = f"adata.obs[{groupby!r}] has {len(names):,} different values: groupby takes a column of cell types or so."
+        msg = f"adata.obs[{groupby!r}] has {len(names):,} different values: a column such as cell types is meant."
         raise ValueError(msg)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -12,7 +12,7 @@ from scglmm.inference.varpart import COUNT_NOISE, RESIDUALS, log_mean_exp
 from scglmm.results.names import check_distinct
 
 from ._groups import spell_levels
-from ._table import variance_names
+from ._table import random_sources, variance_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,11 +37,9 @@ def check_names(groups: list[Group]) -> None:
     """
     names = None if groups[0].name is None else [group.name for group in groups]
     designs, frames = [group.design for group in groups], [group.frame for group in groups]
-    sources = [[*(t.name for t in d.terms), *(t.group for t in d.random), COUNT_NOISE, RESIDUALS] for d in designs]
     for listed in (
         [design.columns for design in designs],
-        # two random terms of one grouping factor share a source
-        [dict.fromkeys(each) for each in sources],
+        [[*(term.name for term in d.terms), *random_sources(d), COUNT_NOISE, RESIDUALS] for d in designs],
         [[name for name, *_ in variance_names(frame)] for frame in frames],
     ):
         check_distinct(_union(listed), names)

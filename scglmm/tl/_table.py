@@ -133,6 +133,12 @@ def _variance_columns(frame: Frame, fits: GeneFits) -> dict[str, np.ndarray]:
     return {name: np.array([fit.sigma[r][i, j] for fit in fits.fits], float) for name, r, i, j in variance_names(frame)}
 
 
+def random_sources(design: Design) -> list[str]:
+    """Name the source of variance of every random term: its grouping factor, unless a fixed term has that name."""
+    fixed = {term.name for term in design.terms}
+    return [f"(1|{term.group})" if term.group in fixed else term.group for term in design.random]
+
+
 def _varpart(
     design: Design,
     frame: Frame,
@@ -148,8 +154,8 @@ def _varpart(
         for term in design.terms
     }
     random: dict[str, np.ndarray] = {}
-    for r, term in enumerate(frame.terms):
-        random[term.group] = random.get(term.group, 0.0) + variances[:, r]
+    for r, name in enumerate(random_sources(design)):
+        random[name] = random.get(name, 0.0) + variances[:, r]
     parts = np.column_stack([*fixed.values(), *random.values(), np.empty((coef.shape[0], 0))])
     rate = np.exp(fit["null_intercept"].to_numpy() + log_mean_exp(offset) + fit["null_var"].to_numpy() / 2)
     values = fractions(fit["var_linpred"].to_numpy(), parts, rate, fit["theta"].to_numpy(), method)

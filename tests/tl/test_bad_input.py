@@ -185,6 +185,26 @@ def test_a_term_that_is_constant_in_the_cells_that_are_left(refused):
     assert "'Dx' is constant: all" in refused(change=change, na_action="drop")
 
 
+@pytest.mark.parametrize("method", ["reml", "ml"])
+def test_no_donor_to_spare(refused, method):
+    """As many coefficients of donors as there are donors: no variance between them can be seen."""
+
+    def change(adata: ad.AnnData) -> ad.AnnData:
+        return adata[adata.obs["SubID"].isin(["D00", "D01"])].copy()
+
+    message = refused("~ offset(log(libSize)) + Dx + stim + (1|SubID)", change=change, method=method)
+    assert message == (
+        "No replicate is left to estimate the variance of (1|SubID) from: 'SubID' has 2 levels, and 2 coefficients are "
+        "constant within levels ((Intercept), Dx[T.AD]). More levels (donors) are needed, or fewer terms in the "
+        "formula."
+    )
+
+
+def test_the_donor_as_a_fixed_and_a_random_effect(refused):
+    message = refused("~ offset(log(libSize)) + SubID + (1|SubID)")
+    assert "'SubID' has 12 levels, and 12 coefficients are constant within levels" in message
+
+
 def test_aliased_columns(refused):
     message = refused(FORMULA + " + Age2", change=in_obs("Age2", lambda adata: 2 * adata.obs["Age"] + 1))
     assert "Age2 = (Intercept) + 2 Age" in message
