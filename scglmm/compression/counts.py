@@ -21,7 +21,20 @@ OK, NOT_FINITE, NEGATIVE, FRACTIONAL = 0, 1, 2, 3
 
 
 class NotCountsError(ValueError):
-    """The matrix holds something other than counts; the message says what."""
+    """The matrix holds something other than counts; the message says what.
+
+    Attributes
+    ----------
+    what, advice
+        The value, and what is wrong with it.
+    row, column
+        Where it stands in the matrix.
+    """
+
+    def __init__(self, kind: int, value: float, row: int, column: int) -> None:
+        self.what, self.advice = _describe(kind, value)
+        self.row, self.column = row, column
+        super().__init__(f"contains {self.what} (row {row}, column {column}): {self.advice}")
 
 
 @dataclass(frozen=True)
@@ -94,18 +107,39 @@ def summarise(matrix: Any, used: np.ndarray) -> Summary:
     NotCountsError
         Negative, fractional, infinite or missing values, with an example.
     """
+    return summarise_groups(matrix, np.where(used, 0, -1), 1)[0]
+
+
+def summarise_groups(matrix: Any, group: np.ndarray, n_groups: int) -> list[Summary]:
+    """Check that the cells of all groups hold counts, and sum each group, in one pass over the matrix.
+
+    Parameters
+    ----------
+    matrix
+        (n_obs, n_vars), as `canonical` returns it.
+    group
+        (n_obs,) group of every cell, 0 to `n_groups` - 1; -1 for cells that are not used, which may hold anything.
+    n_groups
+        Number of groups.
+
+    Raises
+    ------
+    NotCountsError
+        As `summarise`.
+    """
     n, m = matrix.shape
-    cell_total, gene_total, gene_cells = np.zeros(n), np.zeros(m), np.zeros(m, np.int64)
+    group = np.ascontiguousarray(group, np.int64)
+    cell_total, gene_total, gene_cells = np.zeros(n), np.zeros((n_groups, m)), np.zeros((n_groups, m), np.int64)
     chunks = [(0, matrix)] if is_in_memory_sparse(matrix) else row_chunks(matrix)
     for first, chunk in chunks:
         scan = _scan_columns if chunk.format == "csc" else _scan_rows
         rows = slice(first, first + chunk.shape[0])
-        kind, value = scan(
-            chunk.indptr, chunk.indices, numbers(chunk), used[rows], cell_total[rows], gene_total, gene_cells
+        kind, value, row, column = scan(
+            chunk.indptr, chunk.indices, numbers(chunk), group[rows], cell_total[rows], gene_total, gene_cells
         )
         if kind != OK:
-            raise NotCountsError(_describe(kind, value))
-    return Summary(cell_total, gene_total, gene_cells)
+            raise NotCountsError(kind, value, int(first + row), int(column))
+    return [Summary(cell_total, gene_total[k], gene_cells[k]) for k in range(n_groups)]
 
 
 def numbers(matrix: sp.csr_array | sp.csc_array) -> np.ndarray:
@@ -130,12 +164,13 @@ def looks_like_counts(matrix: Any, n_rows: int = 200) -> bool:
     return bool(np.isfinite(data).all() and (data >= 0).all() and (data == np.floor(data)).all())
 
 
-def _describe(kind: int, value: float) -> str:
+def _describe(kind: int, value: float) -> tuple[str, str]:
+    """Name the value, and say what is wrong with it."""
     if kind == NOT_FINITE:
-        return f"contains {value}: counts must be finite"
+        return ("NaN" if np.isnan(value) else f"{value:g}"), "counts must be finite"
     if kind == NEGATIVE:
-        return f"contains the negative value {value:g}: it is not counts (scaled data?)"
-    return f"contains the fractional value {value:.6g}: it is not raw counts (normalised or log-transformed?)"
+        return f"the negative value {value:g}", "it is not counts (scaled data?)"
+    return f"the fractional value {value:.6g}", "it is not raw counts (normalised or log-transformed?)"
 
 
 @entry
@@ -171,35 +206,37 @@ def _kind(value):
 
 
 @entry
-def _scan_rows(indptr, indices, data, used, cell_total, gene_total, gene_cells):
+def _scan_rows(indptr, indices, data, group, cell_total, gene_total, gene_cells):
     for i in range(indptr.size - 1):
         total = 0.0
+        k = group[i]
         for j in range(indptr[i], indptr[i + 1]):
             value = np.float64(data[j])
             total += value
-            if used[i]:
+            if k >= 0:
                 kind = _kind(value)
                 if kind != OK:
-                    return kind, value
+                    return kind, value, i, np.int64(indices[j])
                 if value > 0:
-                    gene_total[indices[j]] += value
-                    gene_cells[indices[j]] += 1
+                    gene_total[k, indices[j]] += value
+                    gene_cells[k, indices[j]] += 1
         cell_total[i] = total
-    return OK, 0.0
+    return OK, 0.0, 0, np.int64(0)
 
 
 @entry
-def _scan_columns(indptr, indices, data, used, cell_total, gene_total, gene_cells):
+def _scan_columns(indptr, indices, data, group, cell_total, gene_total, gene_cells):
     for g in range(indptr.size - 1):
         for j in range(indptr[g], indptr[g + 1]):
             value = np.float64(data[j])
             cell = indices[j]
             cell_total[cell] += value
-            if used[cell]:
+            k = group[cell]
+            if k >= 0:
                 kind = _kind(value)
                 if kind != OK:
-                    return kind, value
+                    return kind, value, np.int64(cell), g
                 if value > 0:
-                    gene_total[g] += value
-                    gene_cells[g] += 1
-    return OK, 0.0
+                    gene_total[k, g] += value
+                    gene_cells[k, g] += 1
+    return OK, 0.0, np.int64(0), 0

@@ -7,6 +7,7 @@ same to the last bit for any number of threads and any chunking of the rows. The
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -65,12 +66,28 @@ def _take(values, start, n_genes, begin, end, out):
             out[target + i] = values[source + i]
 
 
-def genes_per_block(nodes: Nodes, n_genes: int, max_bytes: float) -> int:
-    """Count the genes whose tables fit in `max_bytes`, evened out over the blocks."""
-    each = nodes.size * 8 + (DIRECT + 1) * 4
-    most = max(1, int(max_bytes // each))
-    n_blocks = -(-n_genes // most)
-    return -(-n_genes // max(1, n_blocks))
+def gene_bytes(nodes: Nodes) -> int:
+    """Memory that the table and the histogram of one gene take."""
+    return nodes.size * 8 + (DIRECT + 1) * 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some cells and genes whose counts are to be summed.
+
+    Attributes
+    ----------
+    rows
+        (n,) row of the matrix of every cell of `nodes`, increasing.
+    nodes
+        From `scglmm.compression.nodes.make_nodes`.
+    genes
+        (G,) columns wanted.
+    """
+
+    rows: np.ndarray
+    nodes: Nodes
+    genes: np.ndarray
 
 
 def accumulate(matrix: Any, rows: np.ndarray, nodes: Nodes, genes: np.ndarray, n_jobs: int = 1) -> Tables:
@@ -80,32 +97,81 @@ def accumulate(matrix: Any, rows: np.ndarray, nodes: Nodes, genes: np.ndarray, n
     ----------
     matrix
         (n_obs, n_vars), as `scglmm.compression.counts.canonical` returns it.
-    rows
-        (n,) row of the matrix of every cell of `nodes`, increasing.
-    nodes
-        From `scglmm.compression.nodes.make_nodes`.
-    genes
-        (G,) columns wanted.
+    rows, nodes, genes
+        See `Part`.
     n_jobs
         Threads; the strata are shared out among them.
     """
-    n_obs, n_vars = matrix.shape
-    position = np.full(n_vars, -1, np.int64)
-    position[genes] = np.arange(genes.size)
-    values = np.zeros(nodes.size * genes.size)
-    histogram = np.zeros((genes.size, DIRECT + 1), np.int32)
-    cell_of_row = np.full(n_obs, -1, np.int64)
-    cell_of_row[rows] = np.arange(rows.size)
-    big: list[tuple[np.ndarray, np.ndarray]] = []
+    return accumulate_parts(matrix, [Part(rows, nodes, genes)], n_jobs)[0]
+
+
+def accumulate_parts(matrix: Any, parts: Sequence[Part], n_jobs: int = 1) -> list[Tables]:
+    """Sum the counts of several sets of cells, each onto its own nodes, in one pass over the matrix.
+
+    The table of each part is that of `accumulate` to the last bit.
+    """
+    sums = [_Sums(part, matrix.shape) for part in parts]
     chunks = [(0, matrix)] if is_in_memory_sparse(matrix) else row_chunks(matrix)
     for first, chunk in chunks:
-        inside = cell_of_row[first : first + chunk.shape[0]]
+        big = _large_counts(chunk)
+        for total in sums:
+            total.add(first, chunk, big, n_jobs)
+    return [total.tables() for total in sums]
+
+
+def gene_blocks(parts: Sequence[Part], max_bytes: float) -> list[np.ndarray]:
+    """Share the genes of all parts out among blocks whose tables fit in `max_bytes`, or in what one gene takes.
+
+    Returns
+    -------
+    Increasing columns of the matrix for each block, evened out so that blocks take about the same memory. A block has
+    at least one gene.
+    """
+    genes = np.unique(np.concatenate([part.genes for part in parts]))
+    size = np.zeros(genes.size)
+    for part in parts:
+        size[np.searchsorted(genes, part.genes)] += gene_bytes(part.nodes)
+    if genes.size == 0:
+        return []
+    most = max(max_bytes, size.max())
+    end = np.cumsum(size)
+    n_blocks = int(-(-end[-1] // most))
+    while True:
+        block = ((end - size / 2) * n_blocks / end[-1]).astype(np.int64)
+        if np.bincount(block, size).max() <= most:
+            return [genes[block == k] for k in np.unique(block)]
+        n_blocks += 1
+
+
+class _Sums:
+    """The sums of one part while the matrix is read."""
+
+    def __init__(self, part: Part, shape: tuple[int, int]) -> None:
+        n_obs, n_vars = shape
+        self.nodes, self.genes = part.nodes, part.genes
+        self.position = np.full(n_vars, -1, np.int64)
+        self.position[part.genes] = np.arange(part.genes.size)
+        self.values = np.zeros(part.nodes.size * part.genes.size)
+        self.histogram = np.zeros((part.genes.size, DIRECT + 1), np.int32)
+        self.cell_of_row = np.full(n_obs, -1, np.int64)
+        self.cell_of_row[part.rows] = np.arange(part.rows.size)
+        self.big: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, first: int, chunk: Any, big: tuple[np.ndarray, np.ndarray, np.ndarray], n_jobs: int) -> None:
+        """Add rows from `first` on."""
+        inside = self.cell_of_row[first : first + chunk.shape[0]]
         if chunk.format == "csr":
-            _add_rows(chunk, inside, nodes, position, values, histogram, n_jobs)
+            _add_rows(chunk, inside, self.nodes, self.position, self.values, self.histogram, n_jobs)
         else:
-            _add_columns(chunk, inside, nodes, genes, values, histogram, n_jobs)
-        big += _large_counts(chunk, inside, position)
-    return Tables(genes, values, histogram, _tails(big))
+            _add_columns(chunk, inside, self.nodes, self.genes, self.values, self.histogram, n_jobs)
+        row, gene, value = big
+        wanted = (inside[row] >= 0) & (self.position[gene] >= 0)
+        if wanted.any():
+            self.big.append((self.position[gene[wanted]], value[wanted]))
+
+    def tables(self) -> Tables:
+        """Give the sums when all rows have been added."""
+        return Tables(self.genes, self.values, self.histogram, _tails(self.big))
 
 
 def _add_rows(
@@ -255,9 +321,9 @@ def _sum_columns(indices, data, cursor, stop, begin, end, first, cells, stratum,
         cursor[g] = j
 
 
-def _large_counts(chunk: Any, cells: np.ndarray, position: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Genes (by position) and values of the counts above `DIRECT`, found in stretches to bound memory."""
-    found = []
+def _large_counts(chunk: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and value of the counts above `DIRECT`, found in stretches to bound memory."""
+    rows, columns, values = [], [], []
     for first in range(0, chunk.data.size, SEARCHED):
         stretch = chunk.data[first : first + SEARCHED]
         at = np.flatnonzero(stretch > DIRECT)
@@ -265,11 +331,13 @@ def _large_counts(chunk: Any, cells: np.ndarray, position: np.ndarray) -> list[t
             continue
         minor = chunk.indices[first + at]
         major = np.searchsorted(chunk.indptr, first + at, side="right") - 1
-        row, gene = (major, minor) if chunk.format == "csr" else (minor, major)
-        wanted = (cells[row] >= 0) & (position[gene] >= 0)
-        if wanted.any():
-            found.append((position[gene[wanted]], stretch[at[wanted]].astype(np.float64)))
-    return found
+        row, column = (major, minor) if chunk.format == "csr" else (minor, major)
+        rows.append(row)
+        columns.append(column)
+        values.append(stretch[at].astype(np.float64))
+    if not rows:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    return np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
 
 
 def _tails(found: list[tuple[np.ndarray, np.ndarray]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:

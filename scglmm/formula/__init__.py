@@ -26,7 +26,7 @@ arrays with names go out. In the order in which a formula passes through:
 from __future__ import annotations
 
 from .coding import FixedTerm
-from .design import Design, build_design, design_matrix, formula_columns
+from .design import Design, build_design, design_matrix, factor_levels, formula_columns
 from .errors import DesignError, FormulaError
 from .grammar import Formula, RandomTerm, parse_formula
 from .grouping import RandomDesign
@@ -41,6 +41,7 @@ __all__ = [
     "RandomTerm",
     "build_design",
     "design_matrix",
+    "factor_levels",
     "formula_columns",
     "parse_formula",
 ]

@@ -108,6 +108,40 @@ def formula_columns(formula: Formula) -> tuple[str, ...]:
     return _Parts.of(formula).columns
 
 
+def factor_levels(
+    formula: Formula, obs: pd.DataFrame, *, na_action: str = "raise"
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Give the levels and the reference levels that a formula has on some cells, which need not be able to answer it.
+
+    Parameters
+    ----------
+    formula, obs, na_action
+        As for `build_design`.
+
+    Returns
+    -------
+    What `Design.factors` and `Design.references` would be.
+
+    Raises
+    ------
+    DesignError
+        A term is constant, infinite or undefined on these cells, or has too many levels.
+    KeyError, ValueError
+        As `build_design`.
+    """
+    parts = _Parts.of(formula)
+    _check_shadows(parts.functions, obs)
+    raw = {name: get_column(obs, name) for name in parts.columns}
+    kept = rows_without_missing(raw, len(obs), na_action)
+    data = {name: clean_column(column if kept.all() else column[kept], name) for name, column in raw.items()}
+    coder = Coder(data, int(kept.sum()), {})
+    factors, references = describe_factors(parts.fixed, coder, coder.code(parts.fixed).spec)
+    for effects in parts.effects:
+        if effects.terms:
+            factors = describe_factors(effects, coder, coder.code(effects).spec)[0] | factors
+    return factors, references
+
+
 def build_design(formula: Formula, obs: pd.DataFrame, *, na_action: str = "raise") -> Design:
     """Code a formula on the cells of `obs`.
 

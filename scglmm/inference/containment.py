@@ -74,6 +74,33 @@ def find_carrier(frame: Frame, contrast: np.ndarray) -> Carrier | None:
     return Carrier(r, direction, float(with_r - _rank(frame, coarser)))
 
 
+def levels_to_spare(frame: Frame, term: int) -> int:
+    """Count the dimensions of a random term that neither the fixed effects nor coarser terms take up.
+
+    With none left there is nothing to estimate the variance of the term from: 2 donors, one in each of two groups.
+    """
+    own = frame.terms[term]
+    coarser = [
+        (r, k)
+        for r, other in enumerate(frame.terms)
+        if other.n_levels < own.n_levels and _is_coarser(own, other, False)
+        for k in range(len(other.columns))
+    ]
+    taken = frame.X.shape[1] + sum(frame.terms[r].n_levels for r, _ in coarser)
+    if own.n_levels > taken:
+        return own.n_levels - taken  # at least; the ranks of many levels take time
+    components = [(term, k) for k in range(len(own.columns))]
+    return _rank(frame, [*coarser, *components]) - _rank(frame, coarser)
+
+
+def constant_within(frame: Frame, term: int) -> np.ndarray:
+    """(p,) whether a fixed effect differs only between the levels of a random term."""
+    codes, n_levels = frame.terms[term].codes, frame.terms[term].n_levels
+    one = np.empty((n_levels, frame.X.shape[1]))
+    one[codes] = frame.X
+    return (one[codes] == frame.X).all(axis=0)
+
+
 def _direction(x: np.ndarray, term: RandomTerm) -> np.ndarray | None:
     """Find the combination of columns of a term that carries x within its levels: a single column if one will do."""
     c = len(term.columns)

@@ -1,12 +1,12 @@
 """All genes: blocks that fit in memory are compressed one after another, and their genes fitted in parallel.
 
 Chunks of genes are fixed, whatever the number of workers, and no fit sees another, so results do not depend on the
-number of workers or on which other genes are there.
+number of workers or on which other genes are there; moderation, which follows the fits, depends on all genes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,15 +14,14 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from scglmm.compression.nodes import Grid, Nodes
-from scglmm.compression.tables import Tables, accumulate, genes_per_block
+from scglmm.compression.tables import Part, Tables, accumulate_parts, gene_blocks
 from scglmm.engine.responses import Responses
 
 from .containment import Carrier, find_carrier
 from .frame import Frame
 from .gene import GeneFit, fit_gene
-from .moderation import moderate
+from .moderation import NO_PRIOR, moderate, why_not_moderated
 from .prior import Prior
-from .profile import can_profile
 
 GENES_PER_TASK = 16
 
@@ -38,13 +37,13 @@ class Options:
     adjust_se
         See `scglmm.inference.gene.fit_gene`.
     moderate
-        Integrate over the standard deviations of the random effects under a prior from all genes, see
-        `scglmm.inference.moderation`; REML only.
+        Whether the standard deviations of the random effects are integrated out under a prior from all genes
+        (`scglmm.inference.moderation`): True, False, or None for wherever that can be done.
     """
 
     method: str = "reml"
     adjust_se: bool = False
-    moderate: bool = False
+    moderate: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,20 @@ class GeneFits:
         One `scglmm.inference.gene.GeneFit` for each gene.
     donors
         (G,) levels of the first grouping factor with counts of the gene.
+    totals
+        (G,) counts.
     prior
-        Of the standard deviations, if the fits are moderated.
+        Of the standard deviations of the random effects; None where the fits are not moderated.
+    not_moderated
+        Why they are not; empty where they are.
     """
 
     genes: np.ndarray
     fits: list[GeneFit]
     donors: np.ndarray
+    totals: np.ndarray
     prior: Prior | None = None
+    not_moderated: str = ""
 
     def column(self, name: str) -> np.ndarray:
         """Stack one attribute of all fits."""
@@ -106,63 +111,103 @@ def fit_genes(
     progress
         Called with the number of genes that have been fitted since the last call.
     """
-    carriers = [find_carrier(frame, contrast) for contrast in np.eye(frame.X.shape[1])]
-    shift = float(nodes.offset.max()) if frame.has_constant else 0.0
-    grid = nodes.grid
-    per_block = genes_per_block(nodes, genes.size, max_bytes) if genes.size else 1
-    fits: list[GeneFit] = []
-    donors: list[int] = []
-    totals: list[float] = []
+    part = Part(rows, nodes, genes)
+    return fit_parts(matrix, [part], [frame], options, n_jobs=n_jobs, max_bytes=max_bytes, progress=progress)[0]
+
+
+def fit_parts(
+    matrix: Any,
+    parts: Sequence[Part],
+    frames: Sequence[Frame],
+    options: Options,
+    *,
+    n_jobs: int,
+    max_bytes: float,
+    progress: Callable[[int], object] = lambda n: None,
+) -> list[GeneFits]:
+    """Fit several sets of cells, each its own model and genes; the matrix is read once for every block of genes.
+
+    The fits of each part are those of `fit_genes` to the last bit.
+    """
+    models = [_Model(part, frame, options) for part, frame in zip(parts, frames, strict=True)]
+    fits: list[list[Any]] = [[None] * part.genes.size for part in parts]
+    donors = [np.zeros(part.genes.size, np.int64) for part in parts]
+    totals = [np.zeros(part.genes.size) for part in parts]
     with Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator") as parallel:
-        for first in range(0, genes.size, per_block):
-            tables = accumulate(matrix, rows, nodes, genes[first : first + per_block], n_jobs)
-            tasks = (
-                delayed(_fit_task)(
-                    grid, tables.take(grid, begin, begin + GENES_PER_TASK), frame, carriers, shift, options
-                )
-                for begin in range(0, tables.genes.size, GENES_PER_TASK)
+        for block in gene_blocks(parts, max_bytes):
+            inside = [np.flatnonzero(np.isin(part.genes, block)) for part in parts]
+            tables = accumulate_parts(
+                matrix, [replace(part, genes=part.genes[at]) for part, at in zip(parts, inside, strict=True)], n_jobs
             )
-            for found, counted, total in parallel(tasks):
-                fits += found
-                donors += counted
-                totals += total
+            # in the order of the genes within every part, whatever the other parts are
+            pieces = [
+                (k, begin) for k, table in enumerate(tables) for begin in range(0, table.genes.size, GENES_PER_TASK)
+            ]
+            tasks = (delayed(_fit_task)(*models[k].task(tables[k], begin)) for k, begin in pieces)
+            for (k, begin), (found, counted, summed) in zip(pieces, parallel(tasks), strict=True):
+                for at, gene_fit, n_donors, total in zip(inside[k][begin:], found, counted, summed, strict=False):
+                    fits[k][at] = gene_fit
+                    donors[k][at] = n_donors
+                    totals[k][at] = total
                 progress(len(found))
-            del tables
-    prior = None
-    if options.moderate:
-        fits, prior = _moderate(fits, np.log(np.array(totals) / frame.n_total), frame)
-    return GeneFits(genes, fits, np.array(donors, np.int64), prior)
+            del tables, tasks
+    return [
+        _moderate(GeneFits(part.genes, *each, not_moderated=model.not_moderated), model.frame)
+        for part, model, *each in zip(parts, models, fits, donors, totals, strict=True)
+    ]
 
 
-def _moderate(fits: list[GeneFit], log_mean: np.ndarray, frame: Frame) -> tuple[list[GeneFit], Prior | None]:
-    """Estimates under the prior; what belongs to the REML fit itself stays (theta, variances, log-likelihood)."""
-    if all(fit.profile is None for fit in fits):
-        return fits, None
-    found, prior = moderate([fit.profile for fit in fits], log_mean, frame)
+def _moderate(fits: GeneFits, frame: Frame) -> GeneFits:
+    """Estimates under the prior; what belongs to the REML fit stays (theta, variances, log-likelihood, status)."""
+    if fits.not_moderated:
+        return fits
+    found, prior = moderate([fit.profile for fit in fits.fits], np.log(fits.totals / frame.n_total), frame)
+    if prior is None:
+        return replace(fits, not_moderated=NO_PRIOR)
     moderated = [
         fit
         if new is None
         else replace(fit, beta=new.beta, se=new.se, df=new.df, vcov=new.vcov, moderated=new.variances, profile=None)
-        for fit, new in zip(fits, found, strict=True)
+        for fit, new in zip(fits.fits, found, strict=True)
     ]
-    return moderated, prior
+    return replace(fits, fits=moderated, prior=prior)
+
+
+class _Model:
+    """What all genes of a part share."""
+
+    def __init__(self, part: Part, frame: Frame, options: Options) -> None:
+        self.frame, self.options = frame, options
+        self.not_moderated = why_not_moderated(frame, part.genes.size, options.moderate, options.method)
+        self.carriers = [find_carrier(frame, contrast) for contrast in np.eye(frame.X.shape[1])]
+        self.shift = float(part.nodes.offset.max()) if frame.has_constant else 0.0
+        self.grid = part.nodes.grid
+
+    def task(
+        self, tables: Tables, begin: int
+    ) -> tuple[Grid, Tables, Frame, list[Carrier | None], float, Options, bool]:
+        """Arguments of `_fit_task` for the genes from `begin` on."""
+        piece = tables.take(self.grid, begin, begin + GENES_PER_TASK)
+        return self.grid, piece, self.frame, self.carriers, self.shift, self.options, not self.not_moderated
 
 
 def _fit_task(
-    grid: Grid, tables: Tables, frame: Frame, carriers: list[Carrier | None], shift: float, options: Options
+    grid: Grid,
+    tables: Tables,
+    frame: Frame,
+    carriers: list[Carrier | None],
+    shift: float,
+    options: Options,
+    with_profile: bool,
 ) -> tuple[list[GeneFit], list[int], list[float]]:
     """Fit the genes of one small table."""
     responses = Responses(grid, tables, shift)
     fits, donors, totals = [], [], []
-    with_profile = options.moderate and can_profile(frame)
+    how = {"adjust_se": options.adjust_se, "with_profile": with_profile}
     for g in range(tables.genes.size):
         data = responses[g]
-        fits.append(
-            fit_gene(
-                data, frame, carriers, shift, options.method, adjust_se=options.adjust_se, with_profile=with_profile
-            )
-        )
-        totals.append(float(data.y_sum.sum()))
+        fits.append(fit_gene(data, frame, carriers, shift, options.method, **how))
         groups = frame.terms[0].codes if frame.terms else np.zeros(data.y_sum.size, np.int64)
         donors.append(np.unique(groups[data.y_sum > 0]).size)
+        totals.append(float(data.y_sum.sum()))
     return fits, donors, totals

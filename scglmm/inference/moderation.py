@@ -26,13 +26,44 @@ from scipy.special import ndtr
 
 from .frame import Frame
 from .prior import Prior, estimate_prior, log_sd_grid
-from .profile import MIN_SD, NODES, Profile, chebyshev
+from .profile import MIN_SD, NODES, Profile, can_profile, chebyshev
 
 POINTS = {1: 64, 2: 24, 3: 12}  # of each standard deviation in the integrals, besides 0
 SHARP = 20.0  # fall of the log-likelihood beyond which points are not spent
 MAX_GENES = {1: 100_000, 2: 3_000, 3: 1_000}  # from which a prior is estimated
 LEVELS = (0.05, 0.0005)  # two-sided, where the t distribution meets the mixture
 BATCH = 64
+MIN_GENES = 200  # from which a prior is estimated without being asked
+FEWEST_GENES = 50  # and if asked
+
+NO_PRIOR = "no gene has a REML profile"
+
+
+def why_not_moderated(frame: Frame, n_genes: int, wanted: bool | None, method: str) -> str:
+    """Give the reason why fits are not moderated; empty when they are.
+
+    Parameters
+    ----------
+    frame
+        The model.
+    n_genes
+        Number of genes that are fitted.
+    wanted
+        What the user asked for; None means wherever it can be done.
+    method
+        `"reml"` or `"ml"`.
+    """
+    if method != "reml":
+        return "maximum likelihood"
+    if wanted is False:
+        return "moderate=False"
+    if not frame.terms:
+        return "there is no random effect"
+    if not can_profile(frame):
+        wide = [term.group for term in frame.terms if len(term.columns) > 1]
+        return f"(x|{wide[0]}) has correlated effects" if wide else f"there are {len(frame.terms)} random terms"
+    least = FEWEST_GENES if wanted else MIN_GENES
+    return f"only {n_genes} genes are tested, fewer than {least}" if n_genes < least else ""
 
 
 @dataclass(frozen=True)
@@ -120,8 +151,8 @@ def place_points(profiles: Sequence[Profile], grid: np.ndarray) -> Points:
 
 def moderate(
     profiles: Sequence[Profile | None], log_mean: np.ndarray, frame: Frame
-) -> tuple[list[Moderated | None], Prior]:
-    """Estimate the prior over all genes, and every gene under it.
+) -> tuple[list[Moderated | None], Prior | None]:
+    """Estimate the prior over all genes, and every gene under it; no prior when no gene has a profile.
 
     Parameters
     ----------
@@ -135,6 +166,8 @@ def moderate(
     R = len(frame.terms)
     grid = log_sd_grid(R)
     there = np.array([g for g, profile in enumerate(profiles) if profile is not None])
+    if there.size == 0:
+        return [None] * len(profiles), None
     # Evenly over the range of expression, in an order that does not depend on that of the genes.
     ordered = there[np.argsort(log_mean[there], kind="stable")]
     chosen = ordered[np.unique(np.linspace(0, ordered.size - 1, min(ordered.size, MAX_GENES[R])).round().astype(int))]

@@ -7,6 +7,8 @@ What scanpy (1.11, 1.12) needs of them, beyond the layout of :func:`scanpy.tl.ra
   p-values and fold changes stay NaN, so every cut-off drops them.
 * at least one field: a record array without fields cannot be written, so a model that has only an intercept
   gets none.
+* few enough fields: HDF5 keeps their names in a header of 64 KiB, which some 700 combinations of group and
+  coefficient fill. A result with more gets none of these arrays, since it could not be written.
 * field names without ":" in the Zarr v2 format (see :func:`scglmm.results.names.field`).
 """
 
@@ -17,11 +19,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scanpy import logging as logg
 
 from scglmm.results.names import INTERCEPTS, compose, field
 
 RANKED = ("names", "scores", "logfoldchanges", "pvals", "pvals_adj")
 """Names of the record arrays."""
+
+HEADER_BYTES = 64_000
+"""Most that the fields may take in the header of an HDF5 dataset (64 KiB with what else is in it)."""
 
 _DTYPES = {
     "names": "O",
@@ -50,7 +56,7 @@ def rank_arrays(
     -------
     `names`, `scores` (the statistic), `logfoldchanges` (log2), `pvals` and `pvals_adj`, each sorted by the
     statistic, descending, with untested genes (p-value NaN) last. Empty when nothing but intercepts was
-    tested.
+    tested, and when there are more fields than a file can hold.
     """
     genes = np.asarray(var_names, dtype=object)
     columns: dict[str, dict[str, NDArray]] = {name: {} for name in RANKED}
@@ -72,6 +78,12 @@ def rank_arrays(
             columns[name][field(compose(group, coefficient))] = values
     if not columns["names"]:
         return {}
+    if sum(_header_bytes(name) for name in columns["names"]) > HEADER_BYTES:
+        logg.warning(
+            f"{len(columns['names'])} combinations of group and coefficient are more than the arrays that scanpy's "
+            "functions on ranked genes read can hold: they are left out. `scglmm.get` and `scglmm.pl` have everything."
+        )
+        return {}
     return {name: _record_array(columns[name], _DTYPES[name]) for name in RANKED}
 
 
@@ -82,6 +94,11 @@ def ranking(stat: NDArray, pval: NDArray) -> tuple[NDArray[np.intp], int]:
     first = np.flatnonzero(tested)
     first = first[np.argsort(-stat[first], kind="stable")]
     return np.concatenate([first, np.flatnonzero(~tested)]), len(first)
+
+
+def _header_bytes(name: str) -> int:
+    """Room that the field of a record array takes in the header of an HDF5 dataset."""
+    return 8 * (len(name.encode()) // 8 + 1) + 56
 
 
 def _record_array(columns: dict[str, NDArray], dtype: str) -> np.recarray:

@@ -11,7 +11,7 @@ from scglmm.results.write import assign, check_target, own
 
 def refresh_rank_arrays(adata: AnnData, key: str) -> None:
     """Rebuild the record arrays of ``adata.uns[key]`` from `adata.varm`; see :func:`scglmm.tl.refresh`."""
-    check_target(adata, key)
+    check_target(adata, key, "key")
     result = read_result(adata, key)
     if result.key not in adata.uns:
         msg = f"`adata.uns` has no entry {result.key!r} to refresh: run `scglmm.tl.nbmm` again."

@@ -36,8 +36,17 @@ _PARAMS = {
 }
 
 
-def check_target(adata: AnnData, key: str) -> None:
+def check_target(adata: AnnData, key: str, argument: str = "key_added") -> None:
     """Check, before any work is done, that results can be written to `adata` under `key`.
+
+    Parameters
+    ----------
+    adata
+        Object to write to.
+    key
+        Name of the result.
+    argument
+        What the caller calls `key`, for messages.
 
     Raises
     ------
@@ -48,10 +57,10 @@ def check_target(adata: AnnData, key: str) -> None:
         own.
     """
     if not isinstance(key, str):
-        msg = f"The key of a result must be a string, not {key!r} ({type(key).__name__})."
+        msg = f"{argument} must be a string, not {key!r} ({type(key).__name__})."
         raise TypeError(msg)
     if not key.strip("."):
-        msg = f"The key of a result cannot be {key!r}: give it a name such as 'nbmm'."
+        msg = f"{argument} cannot be {key!r}: give the result a name such as 'nbmm'."
         raise ValueError(msg)
     if adata.is_view and adata.isbacked:
         msg = (
@@ -80,8 +89,9 @@ def write_results(adata: AnnData, key: str, tables: Mapping[str | None, GeneTabl
 
         * `params`, a mapping with `groupby`, `reference`, `method`, `use_raw`, `layer`, `corr_method`.
           Without it those of them that are found in `info` itself are moved there (`method` is copied).
-        * `groups`, a mapping from every group, the skipped ones included, to its status. By default the
-          groups of `tables`, with the status "ok".
+        * `groups`, a mapping from every group, the skipped ones included, to its status; or a DataFrame, index
+          group, with a column `status` and whatever else there is to say about a group. By default the groups of
+          `tables`, with the status "ok".
         * `coefficients` is replaced by the coefficients of the tables, as they are spelled in the columns.
 
     Raises
@@ -102,7 +112,7 @@ def write_results(adata: AnnData, key: str, tables: Mapping[str | None, GeneTabl
 
     Written to `adata.uns[key]`: `info`, `params`, the record arrays of :mod:`scglmm.results.rank_genes`,
     `coefficients`, `sources` and `fit_columns` (the names that columns are made of), `varm_keys` (what
-    belongs to this result) and, where there are groups, `groups` (a DataFrame, index group, column `status`).
+    belongs to this result) and, where there are groups, `groups` (a DataFrame, index group, column `status` first).
 
     Whatever stops the assignment (KeyboardInterrupt included), `adata.varm` and `adata.uns` are put back as
     they were.
@@ -154,12 +164,12 @@ def _build(
         msg = "`tables` has groups and an ungrouped table: a result has either."
         raise ValueError(msg)
     info = dict(info)
-    statuses = info.pop("groups", None)
+    listing = info.pop("groups", None)
     groups: list[str] | None = None
     if None not in tables:
-        statuses = {str(g): str(s) for g, s in (statuses or dict.fromkeys(tables, "ok")).items()}
-        groups = list(statuses)
-        if unknown := [g for g in tables if str(g) not in statuses]:
+        listing = _listing(dict.fromkeys(tables, "ok") if listing is None else listing)
+        groups = list(listing.index)
+        if unknown := [g for g in tables if str(g) not in groups]:
             msg = f"`info['groups']` lacks the group {unknown[0]!r}, which has a table."
             raise ValueError(msg)
 
@@ -199,8 +209,7 @@ def _build(
     entry |= {name: strings([storable(n) for n in listed]) for name, listed in names.items()}
     entry["varm_keys"] = strings(list(frames))
     if groups is not None:
-        index = pd.Index([storable(g) for g in groups], dtype=object)
-        entry["groups"] = pd.DataFrame({"status": list(statuses.values())}, index=index)
+        entry["groups"] = listing.set_axis(pd.Index([storable(g) for g in groups], dtype=object))
     entry |= rank_arrays(
         adata.var_names,
         [
@@ -210,6 +219,21 @@ def _build(
         ],
     )
     return frames, entry
+
+
+def _listing(groups: Mapping[str, str] | pd.DataFrame) -> pd.DataFrame:
+    """Make the table of groups: their status first, text as objects."""
+    if not isinstance(groups, pd.DataFrame):
+        groups = pd.DataFrame({"status": list(groups.values())}, index=list(groups))
+    columns = {"status": groups["status"]} | {str(name): groups[name] for name in groups.columns}
+    index = pd.Index([str(g) for g in groups.index], dtype=object)
+    return pd.DataFrame(
+        {
+            storable(name): column.to_numpy() if pd.api.types.is_numeric_dtype(column.dtype) else strings(list(column))
+            for name, column in columns.items()
+        },
+        index=index,
+    )
 
 
 def _covariances(

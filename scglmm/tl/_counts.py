@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scglmm.compression.counts import NotCountsError, Summary, canonical, looks_like_counts, summarise
+from scglmm.compression.counts import NotCountsError, Summary, canonical, looks_like_counts, summarise_groups
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 
@@ -26,11 +27,14 @@ class Source:
         What a user calls it.
     columns
         (n_vars,) its column for every gene of `adata`, -1 where it has none (`adata.raw` of other genes).
+    genes
+        Names of its columns.
     """
 
     matrix: Any
     name: str
     columns: np.ndarray
+    genes: pd.Index
 
 
 def find_counts(adata: AnnData, layer: str | None, use_raw: bool) -> Source:
@@ -41,7 +45,7 @@ def find_counts(adata: AnnData, layer: str | None, use_raw: bool) -> Source:
     KeyError
         There is no such layer.
     ValueError
-        There is no `adata.raw`, its gene names are not unique, or both a layer and raw were asked for.
+        There is no `adata.raw`, gene names are not unique there or in `adata`, or both a layer and raw were asked for.
     TypeError
         The matrix does not hold numbers.
     """
@@ -62,32 +66,43 @@ def find_counts(adata: AnnData, layer: str | None, use_raw: bool) -> Source:
                 "it. Make them unique before `adata.raw` is set, or keep the counts in a layer."
             )
             raise ValueError(msg)
-        return _source(adata.raw.X, "adata.raw.X", names.get_indexer(adata.var_names))
+        if not adata.var_names.is_unique:
+            msg = (
+                "Gene names of `adata` are not unique, so genes cannot be looked up in `adata.raw`: run "
+                "`adata.var_names_make_unique()`, or keep the counts in a layer."
+            )
+            raise ValueError(msg)
+        return _source(adata.raw.X, "adata.raw.X", names.get_indexer(adata.var_names), names)
     if layer is None:
         if adata.X is None:
             there = [f"layer= one of {_listed(layers)}"] if layers else []
             there += ["use_raw=True"] if adata.raw is not None else []
             msg = f"`adata.X` is None. Say where the counts are: {' or '.join(there) or '(no layer, no raw)'}."
             raise ValueError(msg)
-        return _source(adata.X, "adata.X", own)
+        return _source(adata.X, "adata.X", own, adata.var_names)
     if layer not in layers:
         near = get_close_matches(str(layer), layers, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else " Leave layer= out to use `adata.X`."
         there = f"the layers are {_listed(layers)}" if layers else "`adata` has no layers"
         msg = f"There is no layer {layer!r}: {there}.{hint}"
         raise KeyError(msg)
-    return _source(adata.layers[layer], f"adata.layers[{layer!r}]", own)
+    return _source(adata.layers[layer], f"adata.layers[{layer!r}]", own, adata.var_names)
 
 
-def _source(matrix: Any, name: str, columns: np.ndarray) -> Source:
+def _source(matrix: Any, name: str, columns: np.ndarray, genes: pd.Index) -> Source:
     if np.dtype(matrix.dtype).kind not in "biuf":
         msg = f"{name} holds values of type {matrix.dtype}: counts must be numbers."
         raise TypeError(msg)
-    return Source(canonical(matrix), name, columns)
+    return Source(canonical(matrix), name, columns, genes)
 
 
-def check_counts(adata: AnnData, source: Source, used: np.ndarray) -> Summary:
-    """Check that the matrix holds counts, and sum it.
+def check_counts(adata: AnnData, source: Source, group: np.ndarray, n_groups: int) -> list[Summary]:
+    """Check that the matrix holds counts, and sum the cells of every group.
+
+    Parameters
+    ----------
+    group
+        (n_obs,) group of every cell, 0 to `n_groups` - 1; -1 for cells that are not used.
 
     Raises
     ------
@@ -95,9 +110,11 @@ def check_counts(adata: AnnData, source: Source, used: np.ndarray) -> Summary:
         It does not; the message names what does look like counts.
     """
     try:
-        return summarise(source.matrix, used)
+        return summarise_groups(source.matrix, group, n_groups)
     except NotCountsError as error:
-        msg = f"{source.name} {error}. {_advice(adata, source.name, 'fractional' in str(error))}"
+        where = f"gene {str(source.genes[error.column])!r}, cell {str(adata.obs_names[error.row])!r}"
+        advice = _advice(adata, source.name, "fractional" in error.what)
+        msg = f"{source.name} contains {error.what} ({where}): {error.advice}. {advice}"
     raise ValueError(msg)
 
 

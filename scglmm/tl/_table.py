@@ -73,6 +73,9 @@ def make_table(
     fit = pd.DataFrame({"theta": spread(fits.column("theta"))})
     for name, values in _variance_columns(frame, fits).items():
         fit[name] = spread(values)
+    if fits.prior is not None:
+        for name, values in _moderated_columns(frame, fits).items():
+            fit[name] = spread(values)
     fit["loglik"] = spread(fits.column("loglik"))
     fit["mean"] = summary.gene_total[columns] / frame.n_total
     fit["n_cells"] = summary.gene_cells[columns]
@@ -103,6 +106,16 @@ def make_table(
     )
 
 
+def adjust_across(tables: list[GeneTable]) -> None:
+    """Adjust the p-values of every coefficient over the genes of all tables together."""
+    for name in dict.fromkeys(c for table in tables for c in table.coefficients):
+        where = [(table, table.coefficients.index(name)) for table in tables if name in table.coefficients]
+        padj = benjamini_hochberg(np.concatenate([table.pval[:, j] for table, j in where])[:, None])[:, 0]
+        ends = np.cumsum([table.pval.shape[0] for table, _ in where])[:-1]
+        for (table, j), values in zip(where, np.split(padj, ends), strict=True):
+            table.padj[:, j] = values
+
+
 def variance_names(frame: Frame) -> list[tuple[str, int, int, int]]:
     """Name, term, row and column of every free entry of the covariance matrices of the random terms."""
     names = []
@@ -119,8 +132,22 @@ def variance_names(frame: Frame) -> list[tuple[str, int, int, int]]:
     return names
 
 
+def _moderated_columns(frame: Frame, fits: GeneFits) -> dict[str, np.ndarray]:
+    """Posterior means of the variances; every term has one column where fits are moderated."""
+    missing = np.full(len(frame.terms), np.nan)
+    values = np.array([missing if fit.moderated is None else fit.moderated for fit in fits.fits])
+    names = [name for name, *_ in variance_names(frame)]
+    return {f"moderated_{name}": column for name, column in zip(names, values.T, strict=True)}
+
+
 def _variance_columns(frame: Frame, fits: GeneFits) -> dict[str, np.ndarray]:
     return {name: np.array([fit.sigma[r][i, j] for fit in fits.fits], float) for name, r, i, j in variance_names(frame)}
+
+
+def random_sources(design: Design) -> list[str]:
+    """Name the source of variance of every random term: its grouping factor, unless a fixed term has that name."""
+    fixed = {term.name for term in design.terms}
+    return [f"(1|{term.group})" if term.group in fixed else term.group for term in design.random]
 
 
 def _varpart(
@@ -138,8 +165,8 @@ def _varpart(
         for term in design.terms
     }
     random: dict[str, np.ndarray] = {}
-    for r, term in enumerate(frame.terms):
-        random[term.group] = random.get(term.group, 0.0) + variances[:, r]
+    for r, name in enumerate(random_sources(design)):
+        random[name] = random.get(name, 0.0) + variances[:, r]
     parts = np.column_stack([*fixed.values(), *random.values(), np.empty((coef.shape[0], 0))])
     rate = np.exp(fit["null_intercept"].to_numpy() + log_mean_exp(offset) + fit["null_var"].to_numpy() / 2)
     values = fractions(fit["var_linpred"].to_numpy(), parts, rate, fit["theta"].to_numpy(), method)

@@ -58,17 +58,18 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
     if method not in METHODS:
         msg = f"method={method!r} is not one of {', '.join(map(repr, METHODS))}."
         raise ValueError(msg)
-    check_target(adata, key)
+    check_target(adata, key, "key")
     result = read_result(adata, key)
     if result.key not in adata.uns:
         msg = f"`adata.uns` has no entry {result.key!r}, which knows the offset of the run: run `scglmm.tl.nbmm` again."
         raise KeyError(msg)
     old = pd.DataFrame(adata.varm[f"{result.key}_varpart"])
     new = old.copy()
-    exposure = float(adata.uns[result.key]["log_mean_exposure"])
+    entry = adata.uns[result.key]
     for group in result.fitted_groups:
         shares = result.table("varpart", group).drop(columns=[COUNT_NOISE, RESIDUALS])
         fit = result.table("fit", group)
+        exposure = float(entry["log_mean_exposure"] if group is None else entry["groups"]["log_mean_exposure"][group])
         rate = np.exp(fit["null_intercept"] + exposure + fit["null_var"] / 2)
         # Within a gene the fractions of the terms are proportional to their variances, which is all that is needed.
         values = fractions(

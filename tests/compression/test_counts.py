@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -13,6 +15,7 @@ from scglmm.compression.counts import (
     numbers,
     row_chunks,
     summarise,
+    summarise_groups,
 )
 
 FORMS = {
@@ -87,24 +90,45 @@ def test_a_row_wider_than_a_chunk_is_read_alone(monkeypatch):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (np.nan, "contains nan: counts must be finite"),
-        (np.inf, "contains inf"),
-        (-np.inf, "contains -inf"),
-        (-3.0, "negative value -3:"),
-        (0.5, "fractional value 0.5:"),
-        (1.0986123, "fractional value 1.09861: it is not raw counts"),
+        (np.nan, "contains NaN (row 17, column 5): counts must be finite"),
+        (np.inf, "contains inf (row"),
+        (-np.inf, "contains -inf (row"),
+        (-3.0, "contains the negative value -3 (row 17, column 5): it is not counts"),
+        (0.5, "contains the fractional value 0.5 (row 17, column 5): it is not raw counts"),
+        (1.0986123, "the fractional value 1.09861 (row"),
     ],
 )
 def test_what_is_not_counts(form, bad, message):
     dense = example()
     dense[17, 5] = bad
     matrix = canonical(FORMS[form](dense))
-    with pytest.raises(NotCountsError, match=message):
+    with pytest.raises(NotCountsError, match=re.escape(message)) as caught:
         summarise(matrix, np.ones(30, bool))
+    assert (caught.value.row, caught.value.column) == (17, 5)
     # Cells that are not used may hold anything.
     summary = summarise(matrix, np.arange(30) != 17)
     others = np.delete(dense, 17, axis=0)
     assert summary.gene_total.tolist() == others.sum(axis=0).tolist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_groups_are_summed_in_one_pass(form, monkeypatch):
+    monkeypatch.setattr(counts, "CHUNK_VALUES", 16)
+    dense = example()
+    label = np.arange(30) % 4 - 1
+    found = summarise_groups(canonical(FORMS[form](dense)), label, 3)
+    for k, summary in enumerate(found):
+        check(summary, dense.astype(float), label == k)
+
+
+@pytest.mark.parametrize("bad", [np.nan, 0.5])
+def test_the_place_is_that_in_the_whole_matrix(bad, monkeypatch):
+    monkeypatch.setattr(counts, "CHUNK_VALUES", 16)
+    dense = example()
+    dense[17, 5] = bad
+    with pytest.raises(NotCountsError) as caught:
+        summarise(dense, np.ones(30, bool))
+    assert (caught.value.row, caught.value.column) == (17, 5)
 
 
 def test_not_counts_is_a_value_error():

@@ -7,7 +7,16 @@ import scipy.sparse as sp
 from scglmm.compression import counts, tables
 from scglmm.compression.counts import canonical
 from scglmm.compression.nodes import Nodes, lagrange_basis, make_nodes
-from scglmm.compression.tables import DIRECT, Tables, accumulate, exact_places, genes_per_block
+from scglmm.compression.tables import (
+    DIRECT,
+    Part,
+    Tables,
+    accumulate,
+    accumulate_parts,
+    exact_places,
+    gene_blocks,
+    gene_bytes,
+)
 
 FORMS = {"csr": sp.csr_array, "csc": sp.csc_array, "dense": np.asarray}
 N_CELLS, N_GENES = 400, 11
@@ -240,13 +249,36 @@ def test_exact_places():
         assert places[nodes.stratum == s].tolist() == list(range(nodes.n_cells[s]))
 
 
-def test_genes_per_block_keeps_to_the_memory():
+def test_blocks_of_genes_keep_to_the_memory():
     _, nodes = cells()
-    each = nodes.size * 8 + (DIRECT + 1) * 4
-    assert genes_per_block(nodes, 100, 1e12) == 100
-    assert genes_per_block(nodes, 100, 40 * each) == 34  # three blocks of about the same size
-    assert genes_per_block(nodes, 100, 1) == 1
-    for n_genes in (1, 7, 100):
-        for fit in (1, 2, 3, 50):
-            n = genes_per_block(nodes, n_genes, fit * each)
-            assert 1 <= n <= max(1, fit)
+    rows = np.arange(N_CELLS)
+    each = gene_bytes(nodes)
+    part = Part(rows, nodes, np.arange(100)[::-1])
+    assert [block.size for block in gene_blocks([part], 1e12)] == [100]
+    assert [block.size for block in gene_blocks([part], 40 * each)] == [33, 34, 33]
+    assert [block.size for block in gene_blocks([part], 1)] == [1] * 100
+    assert gene_blocks([Part(rows, nodes, np.arange(0))], 1) == []
+    other = Part(rows, nodes, np.array([1, 3, 200]))
+    for parts in ([part], [part, other], [other]):
+        for fit in (1, 2, 3, 7.5, 50):
+            blocks = gene_blocks(parts, fit * each)
+            assert np.concatenate(blocks).tolist() == sorted({int(g) for p in parts for g in p.genes})
+            for block in blocks:
+                assert sum(np.isin(p.genes, block).sum() for p in parts) <= max(fit, len(parts))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_several_parts_in_one_pass(form, n_jobs):
+    """Sets of cells that share the matrix: every table is that of its own pass, to the last bit."""
+    dense, nodes = cells()
+    matrix = canonical(FORMS[form](dense))
+    label = np.arange(N_CELLS) % 3
+    parts = []
+    for k, genes in enumerate([np.array([4, 1, 9]), np.arange(N_GENES)]):
+        rows = np.flatnonzero(label == k)
+        stratum = np.unique(nodes.stratum[rows], return_inverse=True)[1]
+        parts.append(Part(rows, make_nodes(stratum, nodes.offset[rows]), genes))
+    together = accumulate_parts(matrix, parts, n_jobs)
+    for part, table in zip(parts, together, strict=True):
+        assert_same(table, accumulate(matrix, part.rows, part.nodes, part.genes))

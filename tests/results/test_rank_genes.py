@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
+from anndata import AnnData
 
 from scglmm.results.rank_genes import RANKED, rank_arrays, ranking
 
@@ -40,3 +42,12 @@ def test_fields_carry_the_group_and_no_forbidden_character():
 
 def test_a_model_with_an_intercept_only_has_no_arrays():
     assert rank_arrays(GENES, [(None, "(Intercept)", COEF, STAT, PVAL, PADJ)]) == {}
+
+
+@pytest.mark.parametrize(("n", "written"), [(500, True), (1000, False)])
+def test_as_many_fields_as_a_file_holds(n, written, tmp_path):
+    name = "Dx[T.a level of some length]"
+    arrays = rank_arrays(GENES, [(f"group {i:04d}", name, COEF, STAT, PVAL, PADJ) for i in range(n)])
+    assert bool(arrays) is written
+    adata = AnnData(np.zeros((2, 4)), uns={"nbmm": arrays})
+    adata.write_h5ad(tmp_path / "a.h5ad")

@@ -37,7 +37,7 @@ def refused(
         before = target.copy()
         entry, tables = target.uns["nbmm"], {name: target.varm[name] for name in target.varm}
         monkeypatch.setattr("scglmm.tl._nbmm.make_nodes", work)
-        monkeypatch.setattr("scglmm.tl._nbmm.fit_genes", work)
+        monkeypatch.setattr("scglmm.tl._nbmm.fit_parts", work)
         with pytest.raises(error) as caught:
             scglmm.tl.nbmm(target, formula, **arguments)
         assert_untouched(target, before)
@@ -83,11 +83,11 @@ def in_counts(value: float) -> Callable[[ad.AnnData], None]:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(-1, "negative value -1"), (1.5, "fractional value 1.5"), (np.nan, "nan"), (np.inf, "inf")],
+    [(-1, "the negative value -1"), (1.5, "the fractional value 1.5"), (np.nan, "NaN"), (np.inf, "inf")],
 )
 def test_not_counts(refused, value, said):
     message = refused(change=in_counts(value))
-    assert message.startswith(f"adata.X contains {'' if said in {'nan', 'inf'} else 'the '}{said}")
+    assert message.startswith(f"adata.X contains {said} (gene 'g2', cell 'c7'): ")
     assert "this looks like them: layer='umi'" in message
 
 
@@ -183,6 +183,26 @@ def test_a_term_that_is_constant_in_the_cells_that_are_left(refused):
         adata.obs["Age"] = adata.obs["Age"].where(adata.obs["Dx"] == "AD")
 
     assert "'Dx' is constant: all" in refused(change=change, na_action="drop")
+
+
+@pytest.mark.parametrize("method", ["reml", "ml"])
+def test_no_donor_to_spare(refused, method):
+    """As many coefficients of donors as there are donors: no variance between them can be seen."""
+
+    def change(adata: ad.AnnData) -> ad.AnnData:
+        return adata[adata.obs["SubID"].isin(["D00", "D01"])].copy()
+
+    message = refused("~ offset(log(libSize)) + Dx + stim + (1|SubID)", change=change, method=method)
+    assert message == (
+        "No replicate is left to estimate the variance of (1|SubID) from: 'SubID' has 2 levels, and 2 coefficients are "
+        "constant within levels ((Intercept), Dx[T.AD]). More levels (donors) are needed, or fewer terms in the "
+        "formula."
+    )
+
+
+def test_the_donor_as_a_fixed_and_a_random_effect(refused):
+    message = refused("~ offset(log(libSize)) + SubID + (1|SubID)")
+    assert "'SubID' has 12 levels, and 12 coefficients are constant within levels" in message
 
 
 def test_aliased_columns(refused):

@@ -22,13 +22,13 @@ def broken(adata: ad.AnnData, value: float) -> ad.AnnData:
 def message(adata: ad.AnnData, **how: object) -> str:
     source = find_counts(adata, how.get("layer"), how.get("use_raw", False))
     with pytest.raises(ValueError, match="contains") as caught:
-        check_counts(adata, source, np.ones(adata.n_obs, bool))
+        check_counts(adata, source, np.zeros(adata.n_obs, int), 1)
     return str(caught.value)
 
 
 def test_sums(adata):
     used = np.arange(adata.n_obs) % 3 > 0
-    summary = check_counts(adata, find_counts(adata, None, False), used)
+    (summary,) = check_counts(adata, find_counts(adata, None, False), np.where(used, 0, -1), 1)
     X = adata.X.toarray()
     np.testing.assert_array_equal(summary.cell_total, X.sum(axis=1))
     np.testing.assert_array_equal(summary.gene_total, X[used].sum(axis=0))
@@ -59,10 +59,10 @@ def test_genes_that_raw_lacks(adata):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (-2, "adata.X contains the negative value -2: it is not counts"),
-        (0.25, "adata.X contains the fractional value 0.25: it is not raw counts"),
-        (np.nan, "adata.X contains nan: counts must be finite"),
-        (np.inf, "adata.X contains inf: counts must be finite"),
+        (-2, "adata.X contains the negative value -2 (gene 'g3', cell 'c5'): it is not counts"),
+        (0.25, "adata.X contains the fractional value 0.25 (gene 'g3', cell 'c5'): it is not raw counts"),
+        (np.nan, "adata.X contains NaN (gene 'g3', cell 'c5'): counts must be finite"),
+        (np.inf, "adata.X contains inf (gene 'g3', cell 'c5'): counts must be finite"),
     ],
 )
 def test_not_counts(adata, value, said):
@@ -121,6 +121,14 @@ def test_no_x(adata):
         find_counts(adata, None, False)
 
 
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_names_are_not_unique_and_raw_is_asked_for(adata):
+    adata.raw = adata.copy()
+    adata.var_names = [f"g{i // 2}" for i in range(adata.n_vars)]
+    with pytest.raises(ValueError, match=r"names of `adata` are not unique.*var_names_make_unique"):
+        find_counts(adata, None, True)
+
+
 @pytest.mark.parametrize("dtype", [complex, str])
 def test_not_numbers(adata, dtype):
     adata.layers["odd"] = adata.X.toarray().astype(dtype)
@@ -139,7 +147,7 @@ def test_names_in_raw_are_not_unique(adata):
 def test_cells_that_are_not_used_may_hold_anything(adata):
     broken(adata, np.nan)
     used = np.arange(adata.n_obs) != 5
-    summary = check_counts(adata, find_counts(adata, None, False), used)
+    (summary,) = check_counts(adata, find_counts(adata, None, False), np.where(used, 0, -1), 1)
     assert np.isfinite(summary.gene_total).all()
     assert np.isnan(summary.cell_total[5])
 

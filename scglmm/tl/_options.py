@@ -1,0 +1,147 @@
+"""Arguments of `scglmm.tl.nbmm`, checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scglmm.formula import Formula, parse_formula
+from scglmm.inference.varpart import METHODS as VARPART_METHODS
+from scglmm.results.names import near_first
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ._counts import Source
+
+METHODS = ("reml", "ml")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run was asked for, besides the formula and the cells."""
+
+    layer: str | None = None
+    use_raw: bool = False
+    groupby: str | None = None
+    padj_across: bool = False
+    min_donors: int = 3
+    method: str = "reml"
+    min_cells: int = 10
+    na_action: str = "raise"
+    varpart_method: str = "trigamma"
+    moderate: bool | None = None
+
+
+def check_arguments(adata: Any, formula: Any, options: RunOptions, n_jobs: int | None, copy: bool) -> None:
+    """Check what can be checked without looking at the data.
+
+    Raises
+    ------
+    TypeError
+        `adata` is no AnnData or `formula` no string.
+    ValueError
+        An argument has a value that it cannot have, or `adata` is empty.
+    """
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        msg = f"The first argument must be an AnnData, not {type(adata).__name__}."
+        raise TypeError(msg)
+    if not isinstance(formula, str):
+        msg = f"The formula must be a string such as '~ Dx + (1|SubID)', not {type(formula).__name__}."
+        raise TypeError(msg)
+    for name, value, valid in (
+        ("method", options.method, METHODS),
+        ("varpart_method", options.varpart_method, VARPART_METHODS),
+    ):
+        if value not in valid:
+            msg = f"{name}={value!r} is not one of {', '.join(map(repr, valid))}."
+            raise ValueError(msg)
+    for name, value in (("min_cells", options.min_cells), ("min_donors", options.min_donors)):
+        if not isinstance(value, int | np.integer) or value < 0:
+            msg = f"{name} must be a whole number, 0 or more, not {value!r}."
+            raise ValueError(msg)
+    if options.moderate not in (True, False, None):
+        msg = f"moderate must be True, False or None (wherever it can be done), not {options.moderate!r}."
+        raise ValueError(msg)
+    if options.moderate and options.method == "ml":
+        msg = "method='ml' is never moderated: use method='reml' (the default), or leave moderate out."
+        raise ValueError(msg)
+    if options.padj_across and options.groupby is None:
+        msg = "padj_across=True adjusts p-values across groups of cells: name their column with groupby=."
+        raise ValueError(msg)
+    if n_jobs is not None and (not isinstance(n_jobs, int | np.integer) or n_jobs == 0):
+        msg = f"n_jobs must be a whole number other than 0 (-1 for all processors) or None, not {n_jobs!r}."
+        raise ValueError(msg)
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        msg = f"`adata` has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to fit."
+        raise ValueError(msg)
+    if copy and adata.isbacked:
+        msg = (
+            "copy=True would read a backed AnnData into memory: write into it (copy=False), or use `adata.to_memory()`."
+        )
+        raise ValueError(msg)
+
+
+def parse_right_side(formula: str) -> Formula:
+    """Parse a formula that has no left side.
+
+    Raises
+    ------
+    FormulaError
+        It cannot be read.
+    ValueError
+        It has a left side.
+    """
+    parsed = parse_formula(formula)
+    if parsed.response is not None:
+        msg = (
+            f"The formula {formula!r} has a left side ({parsed.response!r}), but every gene is a response in turn: "
+            "start it with '~'."
+        )
+        raise ValueError(msg)
+    return parsed
+
+
+def selected_genes(adata: AnnData, mask_var: Any) -> np.ndarray:
+    """(n_vars,) bool: the genes that `mask_var` selects."""
+    if mask_var is None:
+        return np.ones(adata.n_vars, bool)
+    name = "mask_var"
+    if isinstance(mask_var, str):
+        if mask_var not in adata.var:
+            listed = near_first(mask_var, adata.var.columns) or "(none)"
+            msg = f"mask_var={mask_var!r} is not a column of `adata.var`; the columns are {listed}."
+            raise KeyError(msg)
+        name = f"adata.var[{mask_var!r}]"
+        mask_var = adata.var[mask_var]
+    column = pd.Series(np.asarray(mask_var) if not hasattr(mask_var, "dtype") else mask_var)
+    if column.isna().any():
+        msg = f"{name} is missing (NaN) for {column.isna().sum()} genes: fill them in with True or False."
+        raise ValueError(msg)
+    mask = column.to_numpy(dtype=bool) if pd.api.types.is_bool_dtype(column.dtype) else column.to_numpy()
+    if mask.dtype != bool or mask.shape != (adata.n_vars,):
+        found = f"{mask.size} entries of type {column.dtype}"
+        hint = " For names of genes: mask_var=adata.var_names.isin(names)." if mask.dtype.kind in "OUT" else ""
+        msg = f"{name} must be True or False for each of the {adata.n_vars} genes, and has {found}.{hint}"
+        raise ValueError(msg)
+    if not mask.any():
+        msg = f"{name} selects no gene: there is nothing to fit."
+        raise ValueError(msg)
+    return mask
+
+
+def genes_in_matrix(selected: np.ndarray, source: Source) -> np.ndarray:
+    """Find the genes that are selected and have a column in the matrix of counts."""
+    found = selected & (source.columns >= 0)
+    if not found.any():
+        msg = (
+            f"None of the {selected.sum()} genes to fit is in {source.name}: gene names there and in `adata` differ "
+            "(symbols and identifiers?)."
+        )
+        raise ValueError(msg)
+    return found
