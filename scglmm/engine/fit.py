@@ -18,7 +18,7 @@ from .boundary import variance_derivative
 from .covariance import TermParameters, null_space, reduced_root, root_of, term_parameters
 from .curvature import hessian, negative_definite, positive_inverse
 from .laplace import laplace
-from .layout import ETA, Data, Work, make_work
+from .layout import ETA, Data, H, Work, make_work
 from .optimise import LOG_THETA_MAX, LOG_THETA_MIN, NOT_CONVERGED, maximise
 from .start import starting_point
 from .structure import Structure
@@ -58,6 +58,7 @@ class Fit:
     d_covariance: np.ndarray  # (n, p, p) its derivatives (REML)
     d_beta: np.ndarray  # (n, p) derivatives of beta (REML)
     v: np.ndarray  # (q,) spherical random effects, reordered
+    h: np.ndarray  # (S,) minus the second derivative of the log-likelihood of every stratum in eta
     eta: np.ndarray  # (S,) linear predictors without the offset
 
 
@@ -394,5 +395,6 @@ class _Search:
             d_covariance=self.d_covariance,
             d_beta=self.d_beta,
             v=self.v,
+            h=self.work.strata[H].copy(),
             eta=self.work.strata[ETA].copy(),
         )

@@ -16,13 +16,13 @@ from .laplace import laplace
 from .optimise import LOG_THETA_MAX, LOG_THETA_MIN
 
 MAX_STEPS = 8
-PROMISE = 1e-5  # rise of the log-likelihood by another Newton step in log(theta) that is not worth a step
+PROMISE = 0.03  # rise of the log-likelihood by another Newton step in log(theta) that is added without taking it
 CURVATURE_STEP = 0.02
 MAX_THETA_STEP = 1.5
 
 
 @entry
-def profile(data, structure, X, psi, log_theta, theta_is_free, beta, v, work, value, betas, covariances):
+def profile(data, structure, X, psi, log_theta, curvature, theta_is_free, beta, v, work, value, betas, covariances):
     """Criterion, fixed effects and their covariance at each row of `psi`.
 
     Parameters
@@ -32,9 +32,11 @@ def profile(data, structure, X, psi, log_theta, theta_is_free, beta, v, work, va
     psi
         (K, n_psi) entries of Lambda; neighbours next to each other, since each search begins where the last ended.
     log_theta
-        Start for the first row.
+        (K,) start for each row.
+    curvature
+        Second derivative of the criterion in log(theta), roughly; 0 when it is not known.
     theta_is_free
-        False holds theta there, at its Poisson limit.
+        False holds theta where it starts, at its Poisson limit.
     beta, v
         Start of the inner iterations at the first row; overwritten.
     value, betas, covariances
@@ -43,11 +45,10 @@ def profile(data, structure, X, psi, log_theta, theta_is_free, beta, v, work, va
     """
     p, n_psi = X.shape[1], psi.shape[1]
     par, gradient = np.empty(n_psi + 1), np.empty(n_psi + 1)
-    par[n_psi] = log_theta
-    curvature = 0.0  # second derivative in log(theta), by differences of the first
     for k in range(psi.shape[0]):
         for i in range(n_psi):
             par[i] = psi[k, i]
+        par[n_psi] = log_theta[k]
         here = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
         if not math.isfinite(here):
             # What the last row left behind may be a bad start.
@@ -55,7 +56,7 @@ def profile(data, structure, X, psi, log_theta, theta_is_free, beta, v, work, va
                 v[i] = 0.0
             here = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
         if theta_is_free and math.isfinite(here):
-            here, curvature = _maximise_theta(data, structure, X, par, here, curvature, beta, v, gradient, work)
+            here = _maximise_theta(data, structure, X, par, here, curvature, beta, v, gradient, work)
         value[k] = here
         for c in range(p):
             betas[k, c] = beta[c]
@@ -65,7 +66,7 @@ def profile(data, structure, X, psi, log_theta, theta_is_free, beta, v, work, va
 
 @entry
 def _maximise_theta(data, structure, X, par, value, curvature, beta, v, gradient, work):
-    """Newton in log(theta) with a secant for the curvature; returns the value and the curvature.
+    """Newton in log(theta) with a secant for the curvature; returns the value.
 
     Leaves `par`, `beta`, `v` and `work` at the last evaluation, whose remaining promise is added to the value.
     """
@@ -77,11 +78,11 @@ def _maximise_theta(data, structure, X, par, value, curvature, beta, v, gradient
             par[last] = at - CURVATURE_STEP if at > 0.0 else at + CURVATURE_STEP
             there = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
             if not math.isfinite(there):
-                return value, 0.0
+                return value
             curvature = (gradient[last] - slope) / (par[last] - at)
             value, slope = there, gradient[last]
         if curvature < 0.0 and 0.5 * slope * slope < -PROMISE * curvature:
-            return value - 0.5 * slope * slope / curvature, curvature
+            return value - 0.5 * slope * slope / curvature
         # Where the criterion is not concave in log(theta), uphill.
         step = -slope / curvature if curvature < 0.0 else math.copysign(MAX_THETA_STEP, slope)
         step = min(MAX_THETA_STEP, max(-MAX_THETA_STEP, step))
@@ -93,7 +94,7 @@ def _maximise_theta(data, structure, X, par, value, curvature, beta, v, gradient
                 break
             step *= 0.25
         if not math.isfinite(trial) or par[last] == before:
-            return value, 0.0
+            return value
         curvature = (gradient[last] - slope) / (par[last] - before)
         value = trial
-    return value, curvature
+    return value

@@ -26,7 +26,7 @@ from scipy.special import ndtr
 
 from .frame import Frame
 from .prior import Prior, estimate_prior, log_sd_grid
-from .profile import MIN_SD, NODES, Profile, can_profile, chebyshev
+from .profile import MIN_SD, NODES, Profile, barycentric, can_profile
 
 POINTS = {1: 64, 2: 24, 3: 12}  # of each standard deviation in the integrals, besides 0
 SHARP = 20.0  # fall of the log-likelihood beyond which points are not spent
@@ -322,12 +322,7 @@ def _interpolation(variance: np.ndarray, low: np.ndarray, high: np.ndarray, log_
     u = np.log(variance[:, None] + sigma2)
     # At 0 when that is out of range: anything finite, it gets no weight.
     x = np.clip((2 * u - (low + high)[:, None]) / (high - low)[:, None], -1.0, 1.0)
-    distance = x[:, :, None] - chebyshev(K)
-    weight = (-1.0) ** np.arange(K) * np.sin((2 * np.arange(K) + 1) * np.pi / (2 * K))
-    exact = np.abs(distance) < 1e-14
-    basis = weight / np.where(exact, 1.0, distance)
-    basis /= basis.sum(axis=2, keepdims=True)
-    return np.where(exact.any(axis=2, keepdims=True), exact.astype(float), basis)
+    return barycentric(x, K)
 
 
 def _spread(log_sd: np.ndarray, grid: np.ndarray, zero: np.ndarray) -> np.ndarray:

@@ -13,15 +13,17 @@ from functools import cache
 
 import numpy as np
 
-from scglmm._jit import YES
 from scglmm.engine.fit import Fit
-from scglmm.engine.laplace import laplace
-from scglmm.engine.layout import Data, H, make_work
+from scglmm.engine.layout import Data, make_work
+from scglmm.engine.optimise import LOG_THETA_MIN
 from scglmm.engine.profile import profile
 
 from .frame import Frame
 
 NODES = {1: 12, 2: 8, 3: 5}  # for each standard deviation, by how many there are
+CLEAR = 6.0  # a standard deviation this many standard errors from 0 has a likelihood that ends before 0 does
+REACH = 7.0  # standard errors of log(sigma) that are looked at in that case,
+FEW_NODES = 7  # on so many nodes
 MIN_SD, MAX_SD = 0.01, 10.0  # natural log; below is as good as 0, above nothing is believed
 DROP = 24.0  # where the log-likelihood has fallen by this, it is not looked at any more
 SCAN = 7  # points at which each standard deviation is scanned for that, from 0 to the largest
@@ -76,32 +78,40 @@ def make_profile(data: Data, frame: Frame, fitted: Fit, shift: float) -> Profile
         What was subtracted from the offsets.
     """
     R, p = len(frame.terms), frame.X.shape[1]
-    variance = _resolution(data, frame, fitted)
-    if variance is None:
-        return None
-    low, high = _range(data, frame, fitted, variance)
-    u = 0.5 * (low + high) + 0.5 * (high - low) * chebyshev(NODES[R])[:, None]
+    gene = _Gene(data, frame, fitted)
+    variance = gene.resolution()
+    low, high = gene.range(variance)
+    n = min(NODES[R], FEW_NODES) if gene.is_clear else NODES[R]
+    u = 0.5 * (low + high) + 0.5 * (high - low) * chebyshev(n)[:, None]
     sd = np.sqrt(np.maximum(0.0, np.exp(u) - variance))
-    path, back = _snake(NODES[R], R)
-    value, beta, vcov = _evaluate(data, frame, fitted, sd[path, np.arange(R)])
+    path, back = _snake(n, R)
+    value, beta, vcov = gene.evaluate(sd[path, np.arange(R)])
     if not np.isfinite(value).all():
         return None
-    value, beta, vcov = value[back], beta[back], vcov[back]
     lower = np.tril_indices(p)
-    return Profile(
-        variance,
-        low,
-        high,
-        (value - value.max()).reshape((NODES[R],) * R),
-        (beta - shift * frame.intercept) @ frame.back.T,
-        (frame.back @ vcov @ frame.back.T)[:, lower[0], lower[1]].astype(np.float32),
-    )
+    beta = (beta[back] - shift * frame.intercept) @ frame.back.T
+    vcov = (frame.back @ vcov[back] @ frame.back.T)[:, lower[0], lower[1]]
+    value = value[back]
+    if n < NODES[R]:
+        more = _between(n, NODES[R], R)
+        value, beta, vcov = more @ value, more @ beta, more @ vcov
+    return Profile(variance, low, high, (value - value.max()).reshape((NODES[R],) * R), beta, vcov.astype(np.float32))
 
 
 @cache
 def chebyshev(n: int) -> np.ndarray:
     """Chebyshev points of the first kind, ascending."""
     return -np.cos((2 * np.arange(n) + 1) * np.pi / (2 * n))
+
+
+def barycentric(x: np.ndarray, n: int) -> np.ndarray:
+    """(..., n) Lagrange basis on n Chebyshev points at x in [-1, 1]."""
+    distance = x[..., None] - chebyshev(n)
+    weight = (-1.0) ** np.arange(n) * np.sin((2 * np.arange(n) + 1) * np.pi / (2 * n))
+    exact = np.abs(distance) < 1e-14
+    basis = weight / np.where(exact, 1.0, distance)
+    basis /= basis.sum(axis=-1, keepdims=True)
+    return np.where(exact.any(axis=-1, keepdims=True), exact.astype(float), basis)
 
 
 @cache
@@ -114,55 +124,86 @@ def _snake(n: int, R: int) -> tuple[np.ndarray, np.ndarray]:
     return path, np.argsort(np.ravel_multi_index(tuple(path.T), (n,) * R))
 
 
-def _resolution(data: Data, frame: Frame, fitted: Fit) -> np.ndarray | None:
-    """(R,) sampling variance of the best measured level of each term, at the fit."""
-    work = make_work(frame.structure, frame.Q)
-    par = np.concatenate([fitted.psi, [fitted.log_theta]])
-    beta, v, gradient = fitted.beta.copy(), fitted.v.copy(), np.empty(par.size)
-    value = laplace(data, frame.structure, frame.Q, YES, YES, par, beta, v, gradient, work)
-    if not np.isfinite(value):
-        return None
-    information = [
-        np.bincount(term.codes, frame.structure.z[:, r] ** 2 * work.strata[H], term.n_levels).max()
-        for r, term in enumerate(frame.terms)
-    ]
-    return 1.0 / np.maximum(1e-8, information)
+@cache
+def _between(few: int, many: int, R: int) -> np.ndarray:
+    """(many^R, few^R) interpolation from few nodes to many."""
+    one = barycentric(chebyshev(many), few)
+    matrix = np.ones((1, 1))
+    for _ in range(R):
+        matrix = np.kron(matrix, one)
+    return matrix
 
 
-def _range(data: Data, frame: Frame, fitted: Fit, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the criterion is within `DROP` of its largest value, found by scanning one standard deviation at a time."""
-    low, high = np.log(variance), np.log(variance + MAX_SD**2)
-    scan = np.linspace(low, high, SCAN)
-    psi = np.tile(np.abs(fitted.psi), (variance.size, SCAN, 1))
-    for r, v in enumerate(variance):
-        psi[r, :, r] = np.sqrt(np.maximum(0.0, np.exp(scan[:, r]) - v))
-    value, _, _ = _evaluate(data, frame, fitted, psi.reshape(-1, variance.size))
-    value = np.where(np.isfinite(value), value, -np.inf).reshape(variance.size, SCAN)
-    for r in range(variance.size):
-        best = max(fitted.value, value[r].max())
-        at = np.log(variance[r] + fitted.psi[r] ** 2) if fitted.value >= value[r].max() else scan[value[r].argmax(), r]
-        gone = value[r] < best - DROP
-        low[r] = scan[gone & (scan[:, r] < at), r].max(initial=low[r])
-        high[r] = scan[gone & (scan[:, r] > at), r].min(initial=high[r])
-    return low, high
+class _Gene:
+    """One gene at its REML fit."""
 
+    def __init__(self, data: Data, frame: Frame, fitted: Fit) -> None:
+        self.data, self.frame, self.fitted = data, frame, fitted
+        self.work = make_work(frame.structure, frame.Q)
+        hessian, free = fitted.hessian, fitted.free
+        self.curvature = float(hessian[-1, -1]) if free[-1] else 0.0
+        # How log(theta) follows the standard deviations; 0 where one of them is not free.
+        self.follows = -hessian[-1, :-1] / self.curvature if self.curvature < 0 else np.zeros(free.size - 1)
+        self.error = np.full(free.size - 1, np.inf)
+        if free.all():
+            inverse = np.linalg.inv(-hessian)
+            self.error = np.sqrt(np.maximum(0.0, np.diag(inverse)[:-1]))
+        self.is_clear = bool((np.abs(fitted.psi) > CLEAR * self.error).all())
 
-def _evaluate(data: Data, frame: Frame, fitted: Fit, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Criterion, fixed effects and their covariance in the engine's units at (K, R) standard deviations."""
-    n, p = len(psi), frame.X.shape[1]
-    value, beta, vcov = np.empty(n), np.empty((n, p)), np.empty((n, p, p))
-    profile(
-        data,
-        frame.structure,
-        frame.Q,
-        np.ascontiguousarray(psi),
-        fitted.log_theta,
-        np.bool_(not fitted.theta_at_limit),
-        fitted.beta.copy(),
-        fitted.v.copy(),
-        make_work(frame.structure, frame.Q),
-        value,
-        beta,
-        vcov,
-    )
-    return value, beta, vcov
+    def resolution(self) -> np.ndarray:
+        """(R,) sampling variance of the best measured level of each term."""
+        z = self.frame.structure.z
+        information = [
+            np.bincount(term.codes, z[:, r] ** 2 * self.fitted.h, term.n_levels).max()
+            for r, term in enumerate(self.frame.terms)
+        ]
+        return 1.0 / np.maximum(1e-8, information)
+
+    def range(self, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the criterion is within `DROP` of its largest value, in u.
+
+        From its curvature where that settles it, else by scanning one standard deviation at a time.
+        """
+        psi = np.abs(self.fitted.psi)
+        if self.is_clear:
+            reach = np.exp(REACH * self.error / psi)
+            return np.log(variance + (psi / reach) ** 2), np.log(variance + np.minimum(psi * reach, MAX_SD) ** 2)
+        low, high = np.log(variance), np.log(variance + MAX_SD**2)
+        scan = np.linspace(low, high, SCAN)
+        at = np.tile(psi, (variance.size, SCAN, 1))
+        for r, v in enumerate(variance):
+            at[r, :, r] = np.sqrt(np.maximum(0.0, np.exp(scan[:, r]) - v))
+        value, _, _ = self.evaluate(at.reshape(-1, variance.size))
+        value = np.where(np.isfinite(value), value, -np.inf).reshape(variance.size, SCAN)
+        for r in range(variance.size):
+            best, peak = self.fitted.value, np.log(variance[r] + psi[r] ** 2)
+            if value[r].max() > best:
+                best, peak = value[r].max(), scan[value[r].argmax(), r]
+            gone = value[r] < best - DROP
+            low[r] = scan[gone & (scan[:, r] < peak), r].max(initial=low[r])
+            high[r] = scan[gone & (scan[:, r] > peak), r].min(initial=high[r])
+        return low, high
+
+    def evaluate(self, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Criterion, fixed effects and their covariance in the engine's units at (K, R) standard deviations."""
+        n, p = len(psi), self.frame.X.shape[1]
+        value, beta, vcov = np.empty(n), np.empty((n, p)), np.empty((n, p, p))
+        fitted = self.fitted
+        moved = np.clip((psi - np.abs(fitted.psi)) @ self.follows, -1.0, 1.0)
+        log_theta = fitted.log_theta + moved * (not fitted.theta_at_limit)
+        profile(
+            self.data,
+            self.frame.structure,
+            self.frame.Q,
+            np.ascontiguousarray(psi),
+            np.maximum(LOG_THETA_MIN, log_theta),
+            self.curvature,
+            np.bool_(not fitted.theta_at_limit),
+            fitted.beta.copy(),
+            fitted.v.copy(),
+            self.work,
+            value,
+            beta,
+            vcov,
+        )
+        return value, beta, vcov
