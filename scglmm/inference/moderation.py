@@ -32,6 +32,7 @@ POINTS = {1: 64, 2: 24, 3: 12}  # of each standard deviation in the integrals, b
 SHARP = 20.0  # fall of the log-likelihood beyond which points are not spent
 MAX_GENES = {1: 100_000, 2: 3_000, 3: 1_000}  # from which a prior is estimated
 LEVELS = (0.05, 0.0005)  # two-sided, where the t distribution meets the mixture
+MAX_DF = 1e6  # beyond this a t is a z
 BATCH = 64
 MIN_GENES = 200  # from which a prior is estimated without being asked
 FEWEST_GENES = 50  # and if asked
@@ -284,7 +285,7 @@ def match_t(posterior: np.ndarray, shift: np.ndarray, sd: np.ndarray) -> tuple[n
         for level, factor in zip(LEVELS, (2.0, 3.6), strict=True)
     ]
     df = np.interp(-points[1] / points[0], *_df_table())
-    df = np.where(points[1] / points[0] <= _normal_ratio(), np.inf, df)
+    df = np.where(df > 0.99 * MAX_DF, np.inf, df)
     return points[0] / stats.t.isf(LEVELS[0] / 2, df), df
 
 
@@ -308,12 +309,8 @@ def _mixture_point(
 @cache
 def _df_table() -> tuple[np.ndarray, np.ndarray]:
     """Minus the ratio of the two points of a t distribution, ascending, and its degrees of freedom."""
-    df = np.exp(np.linspace(np.log(0.5), np.log(1e6), 4000))
+    df = np.exp(np.linspace(np.log(0.5), np.log(MAX_DF), 4000))
     return -stats.t.isf(LEVELS[1] / 2, df) / stats.t.isf(LEVELS[0] / 2, df), df
-
-
-def _normal_ratio() -> float:
-    return float(stats.norm.isf(LEVELS[1] / 2) / stats.norm.isf(LEVELS[0] / 2))
 
 
 def _interpolation(variance: np.ndarray, low: np.ndarray, high: np.ndarray, log_sd: np.ndarray, K: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from scglmm.engine.profile import profile
 
 from .frame import Frame
 
-NODES = {1: 12, 2: 8, 3: 5}  # for each standard deviation, by how many there are
+NODES = {1: 12, 2: 10, 3: 7}  # for each standard deviation, by how many there are
 CLEAR = 6.0  # a standard deviation this many standard errors from 0 has a likelihood that ends before 0 does
 REACH = 7.0  # standard errors of log(sigma) that are looked at in that case,
 FEW_NODES = 7  # on so many nodes

@@ -115,10 +115,11 @@ def nbmm(
     ``adata.varm["nbmm_varpart"]``
         DataFrame, genes × (fixed terms, random terms, CountNoise, Residuals): fractions of variance, rows sum to 1.
     ``adata.varm["nbmm_fit"]``
-        DataFrame: theta, variances of the random effects (and, moderated, their posterior means), log-likelihood, mean count, numbers of cells and donors with
-        counts, the record of the search, and `status`: `ok`; `singular` (a variance is estimated at 0);
-        `poisson_limit` (theta at infinity); `separated` (a coefficient would be infinite, for instance because the
-        gene is absent in one condition); `too_few_counts`; `not_converged`; `not_selected`.
+        DataFrame: theta, variances of the random effects (and, moderated, their posterior means), log-likelihood,
+        mean count, numbers of cells and donors with counts, the record of the search, and `status`: `ok`; `singular`
+        (a variance is estimated at 0); `poisson_limit` (theta at infinity); `separated` (a coefficient would be
+        infinite, for instance because the gene is absent in one condition); `too_few_counts`; `not_converged`;
+        `not_selected`.
     ``adata.varm["nbmm_vcov"]``
         Array, genes × p(p+1)/2: covariance of the coefficients, lower triangle by rows.
     ``adata.uns["nbmm"]``

@@ -1,0 +1,71 @@
+"""The REML criterion at given standard deviations, against dense matrices and scipy's search over theta."""
+
+from __future__ import annotations
+
+import models
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+
+from scglmm.engine.laplace import laplace
+from scglmm.engine.optimise import LOG_THETA_MAX
+from scglmm.engine.profile import profile
+
+
+def run(cells, psi, *, log_theta=0.5, curvature=0.0, free=True):
+    model = models.compile_model(cells)
+    n, p = len(psi), model.p
+    value, beta, vcov = np.empty(n), np.empty((n, p)), np.empty((n, p, p))
+    starts = np.full(n, log_theta)
+    profile(
+        model.data, model.structure, model.X, np.array(psi, float), starts, curvature, np.bool_(free),
+        np.zeros(p), np.zeros(model.q), model.work, value, beta, vcov,
+    )  # fmt: skip
+    return model, value, beta, vcov
+
+
+@pytest.mark.parametrize("curvature", [0.0, -3.0])
+@pytest.mark.parametrize(
+    ("kind", "psi"),
+    [
+        ("one", [[0.0], [0.3], [0.8], [3.0]]),
+        ("nested", [[0.0, 0.2], [0.6, 0.0], [0.4, 0.5]]),
+        ("crossed", [[0.5, 0.3]]),
+    ],
+)
+def test_maximised_over_theta(kind, psi, curvature):
+    cells = models.simulate(kind, seed=4, cells=3, intercept=1.0, theta=1.5)
+    _, value, _, _ = run(cells, psi, curvature=curvature)
+    dense = models.Dense(cells)
+    for at, found in zip(psi, value, strict=True):
+        best = minimize_scalar(
+            lambda t, at=at: -dense.criterion(np.array([*at, t]), joint=True), bounds=(-4, 6), method="bounded",
+            options={"xatol": 1e-7},
+        )  # fmt: skip
+        # What another Newton step promises is added without taking it: not exact, but close.
+        np.testing.assert_allclose(found, -best.fun, atol=5e-3)
+        assert found < -best.fun + 5e-3
+
+
+def test_at_the_poisson_limit():
+    """With theta held the value and the fixed effects are the engine's own, and the covariance that of beta."""
+    cells = models.simulate("one", seed=5, theta=np.inf)
+    psi = [[0.2], [0.5]]
+    model, value, beta, vcov = run(cells, psi, log_theta=LOG_THETA_MAX, free=False)
+    for k, at in enumerate(psi):
+        par = np.array([*at, LOG_THETA_MAX])
+        mode, v, gradient = np.zeros(model.p), np.zeros(model.q), np.zeros(par.size)
+        direct = laplace(
+            model.data, model.structure, model.X, np.bool_(True), np.bool_(True), par, mode, v, gradient, model.work
+        )
+        np.testing.assert_allclose(value[k], direct, rtol=1e-11)
+        np.testing.assert_allclose(beta[k], mode, atol=1e-6)
+        np.testing.assert_allclose(vcov[k], model.work.schur[1], rtol=1e-6)
+
+
+def test_a_bad_start_is_overcome():
+    """What one row leaves behind does not spoil the next."""
+    cells = models.simulate("one", seed=6)
+    _, there, _, _ = run(cells, [[0.4]])
+    _, value, _, _ = run(cells, [[30.0], [0.4], [0.0], [0.4]])
+    np.testing.assert_allclose(value[[1, 3]], there[0], atol=5e-3)
