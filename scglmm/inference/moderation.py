@@ -28,9 +28,9 @@ from .frame import Frame
 from .prior import Prior, estimate_prior, log_sd_grid
 from .profile import MIN_SD, NODES, Profile, barycentric, can_profile
 
-POINTS = {1: 64, 2: 24, 3: 12}  # of each standard deviation in the integrals, besides 0
+POINTS = {1: 64, 2: 18, 3: 11}  # of each standard deviation in the integrals, besides 0
 SHARP = 20.0  # fall of the log-likelihood beyond which points are not spent
-MAX_GENES = {1: 100_000, 2: 3_000, 3: 1_000}  # from which a prior is estimated
+MAX_GENES = {1: 100_000, 2: 1_500, 3: 500}  # from which a prior is estimated
 LEVELS = (0.05, 0.0005)  # two-sided, where the t distribution meets the mixture
 MAX_DF = 1e6  # beyond this a t is a z
 BATCH = 64

@@ -17,11 +17,11 @@ import numpy as np
 
 from .profile import MAX_SD, MIN_SD
 
-SPACING = {1: 0.15, 2: 0.25, 3: 0.5}  # of the grid of log(sigma), by the number of terms
+SPACING = {1: 0.15, 2: 0.3, 3: 0.5}  # of the grid of log(sigma), by the number of terms
 BANDWIDTH = 0.3  # standard deviation of the smoothing kernel in log(sigma)
 FLOOR = 1e-4  # total weight spread evenly
-MAX_ITERATIONS = 500
-TOLERANCE = 1e-6
+MAX_ITERATIONS = 300
+TOLERANCE = 3e-6
 GENES_PER_KNOT = 300
 MAX_KNOTS = 4
 EDGE = 0.95  # weight at 0 above which the data are said not to show any variance

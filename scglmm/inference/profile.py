@@ -20,12 +20,12 @@ from scglmm.engine.profile import profile
 
 from .frame import Frame
 
-NODES = {1: 12, 2: 10, 3: 7}  # for each standard deviation, by how many there are
+NODES = {1: 12, 2: 8, 3: 6}  # for each standard deviation, by how many there are
 CLEAR = 6.0  # a standard deviation this many standard errors from 0 has a likelihood that ends before 0 does
 REACH = 7.0  # standard errors of log(sigma) that are looked at in that case,
 FEW_NODES = 7  # on so many nodes
 MIN_SD, MAX_SD = 0.01, 10.0  # natural log; below is as good as 0, above nothing is believed
-DROP = 24.0  # where the log-likelihood has fallen by this, it is not looked at any more
+DROP = 16.0  # where the log-likelihood has fallen by this, it is not looked at any more
 SCAN = 7  # points at which each standard deviation is scanned for that, from 0 to the largest
 
 
@@ -179,9 +179,11 @@ class _Gene:
             best, peak = self.fitted.value, np.log(variance[r] + psi[r] ** 2)
             if value[r].max() > best:
                 best, peak = value[r].max(), scan[value[r].argmax(), r]
-            gone = value[r] < best - DROP
-            low[r] = scan[gone & (scan[:, r] < peak), r].max(initial=low[r])
-            high[r] = scan[gone & (scan[:, r] > peak), r].min(initial=high[r])
+            # Linear between the scanned points, which lies above a criterion that is concave there.
+            finer = np.linspace(scan[0, r], scan[-1, r], 10 * SCAN)
+            gone = np.interp(finer, scan[:, r], np.maximum(value[r], best - 1e4)) < best - DROP
+            low[r] = finer[gone & (finer < peak)].max(initial=low[r])
+            high[r] = finer[gone & (finer > peak)].min(initial=high[r])
         return low, high
 
     def evaluate(self, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -53,7 +53,7 @@ def test_glmmtmb(kang18, model, method, monkeypatch):
     expected = pd.read_csv(FROZEN)
     expected = expected[(expected["model"] == model) & (expected["REML"] == (method == "reml"))].set_index("gene")
     adata = kang18[:, list(expected.index)].copy()
-    monkeypatch.setattr("scglmm.tl._nbmm.Options", lambda method: Options(method=method, adjust_se=True))
+    monkeypatch.setattr("scglmm.tl._nbmm.Options", lambda method, moderate: Options(method=method, adjust_se=True))
     scglmm.tl.nbmm(adata, f"~ offset(log(total)) + {MODELS[model]}", method=method)
     coef, se, fit = (adata.varm[f"nbmm_{name}"] for name in ("coef", "se", "fit"))
 
@@ -77,7 +77,7 @@ def test_glmmtmb(kang18, model, method, monkeypatch):
 def test_every_gene(kang18):
     """The paired design on all genes: each has a status, and the interferon response is on top."""
     adata = kang18.copy()
-    scglmm.tl.nbmm(adata, "~ stim + (1|ind) + (1|ind:stim)", n_jobs=2)
+    scglmm.tl.nbmm(adata, "~ stim + (1|ind) + (1|ind:stim)", moderate=False, n_jobs=2)
     fit, pval = adata.varm["nbmm_fit"], adata.varm["nbmm_pval"]
     status = fit["status"].astype(str)
     assert status.notna().all()
@@ -100,3 +100,20 @@ def test_every_gene(kang18):
     # a test within donors has at most as many degrees of freedom as there are differences, where its variance is 0
     zero = (fit["var[ind:stim]"] == 0).to_numpy()
     np.testing.assert_array_equal(adata.varm["nbmm_dof"].loc[zero & fitted, "stim[T.stim]"], 7)
+
+
+def test_every_gene_moderated(kang18):
+    """The same with what the other genes say: the interferon response is found, and more of it."""
+    adata = kang18.copy()
+    adata = adata[:, ::3].copy()
+    names = [gene for gene in INTERFERON if gene in kang18.var_names and gene not in adata.var_names]
+    adata = ad.concat([adata, kang18[:, names]], axis=1, merge="first")
+    formula = "~ offset(log(total_counts)) + stim + (1|ind) + (1|ind:stim)"
+    scglmm.tl.nbmm(adata, formula, n_jobs=2)
+    scglmm.tl.nbmm(adata, formula, moderate=False, n_jobs=2, key_added="plain")
+    assert adata.uns["nbmm"]["moderation"]["terms"].keys() == {"var[ind]", "var[ind:stim]"}
+    table, plain = (scglmm.get.nbmm_df(adata, "stim[T.stim]", key=key).set_index("gene") for key in ("nbmm", "plain"))
+    found = [gene for gene in INTERFERON if gene in table.index]
+    assert (table.loc[found, "padj"] < 1e-3).all()
+    assert len(set(table.index[:15]) & set(found)) > 5
+    assert (table["padj"] < 0.05).sum() > (plain["padj"] < 0.05).sum()
