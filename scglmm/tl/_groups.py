@@ -35,8 +35,9 @@ class Group:
         Levels of the first grouping factor among them, 0 without one.
     reason
         Why it is skipped; empty where it is not.
-    design, frame, stratum
-        The model, its strata, and the stratum of every cell that is used; None where the group is skipped.
+    design, frame, stratum, first
+        The model, its strata, the stratum of every cell that is used, and one cell (of those) of every stratum; None
+        where the group is skipped.
     dropped
         Levels that no cell of the group has, by factor.
     """
@@ -48,6 +49,7 @@ class Group:
     design: Design | None = None
     frame: Frame | None = None
     stratum: np.ndarray | None = None
+    first: np.ndarray | None = None
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -58,7 +60,7 @@ class Group:
     def skip(self, reason: str) -> None:
         """Take the group out of the run, and say so."""
         self.reason = " ".join(reason.split())
-        self.design = self.frame = self.stratum = None
+        self.design = self.frame = self.stratum = self.first = None
         logg.warning(f"group {self.name!r} is skipped: {self.reason}")
 
 
@@ -239,7 +241,7 @@ def _code(group: Group, parsed: Formula, obs: pd.DataFrame, na_action: str) -> N
     for term, effect in enumerate(design.formula.random):
         if levels_to_spare(frame, term) <= 0:
             raise DesignError(_no_levels_left(design, frame, term, str(effect)))
-    group.design, group.frame, group.stratum = design, frame, stratum
+    group.design, group.frame, group.stratum, group.first = design, frame, stratum, first
     group.n_donors = frame.terms[0].n_levels if frame.terms else 0
 
 

@@ -85,7 +85,7 @@ def plan_run(
     parts = run.parts(nodes)
     seconds = None
     if trial > 0 and run.n_fits:
-        seconds = _expected_seconds(run, nodes, parts, options, effective_jobs(n_jobs), trial)
+        seconds = _expected_seconds(run, parts, options, effective_jobs(n_jobs), trial)
     return Plan(_terms(run), _groups(run, nodes), run.positions.size, run.n_fits, seconds, _memory(run, parts))
 
 
@@ -155,9 +155,7 @@ def _groups(run: Run, nodes: list[Nodes]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _expected_seconds(
-    run: Run, nodes: list[Nodes], parts: list[Part], options: RunOptions, n_jobs: int, trial: int
-) -> float:
+def _expected_seconds(run: Run, parts: list[Part], options: RunOptions, n_jobs: int, trial: int) -> float:
     """Time some fits on one thread, and the passes over the counts, and scale both up."""
     pairs = [(k, j) for k, part in enumerate(parts) for j in range(part.genes.size)]
     totals = np.concatenate(
@@ -174,16 +172,22 @@ def _expected_seconds(
     few, frames = [few[k] for k in used], [run.fitted[k].frame for k in used]
 
     def fit(parts: list[Part]) -> float:
-        begin = time.perf_counter()
+        """Seconds of the processor, whatever else the machine is doing."""
+        begin = time.process_time()
         fit_parts(run.source.matrix, parts, frames, Options(method=options.method), n_jobs=1, max_bytes=np.inf)
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
-    fit([Part(part.rows, part.nodes, part.genes[:1]) for part in few])  # compiles
+    one_each = [Part(part.rows, part.nodes, part.genes[:1]) for part in few]
+    fit(one_each)  # compiles
     begin = time.perf_counter()
     accumulate_parts(run.source.matrix, few)
     one_pass = time.perf_counter() - begin
-    each = max(0.0, fit(few) - one_pass) / chosen.size
-    return len(gene_blocks(parts, _nbmm.TABLE_BYTES)) * one_pass + run.n_fits * each / n_jobs
+    # what every group costs once is in both
+    once, all_few = fit(one_each), fit(few)
+    more = chosen.size - len(few)
+    each = max((all_few - once) / more, 1e-4) if more else all_few / chosen.size
+    once = max(0.0, once - one_pass - len(few) * each)
+    return once + len(gene_blocks(parts, _nbmm.TABLE_BYTES)) * one_pass + run.n_fits * each / n_jobs
 
 
 def _memory(run: Run, parts: list[Part]) -> int:
