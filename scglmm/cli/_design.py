@@ -59,7 +59,7 @@ def _text(plan: Plan, formula: str, n_cells: int, n_jobs: int) -> str:
         "",
     ]
     if plan.seconds is not None:
-        lines.append(f"expected time    {_duration(plan.seconds)} with {workers}")
+        lines.append(f"expected time    {_duration(plan.seconds)} with {workers} on an idle machine")
     lines.append(f"expected memory  {plan.memory / 2**20:,.0f} MiB beside the data")
     return "\n".join(lines)
 

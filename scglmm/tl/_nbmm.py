@@ -126,6 +126,14 @@ def nbmm(
     >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + (1|SubID)")
     >>> scglmm.get.nbmm_df(adata, "Dx[T.AD]").shape
     (5, 10)
+
+    Two groups of cells, each on its own:
+
+    >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + (1|SubID)", groupby="Sex")
+    >>> adata.uns["nbmm"]["groups"]["status"].to_dict()
+    {'F': 'ok', 'M': 'ok'}
+    >>> scglmm.get.nbmm_df(adata, "Dx[T.AD]", group="F").shape
+    (5, 10)
     """
     options = RunOptions(layer, use_raw, groupby, padj_across, min_donors, method, min_cells, na_action, varpart_method)
     check_arguments(adata, formula, options, n_jobs, copy)

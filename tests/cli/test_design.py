@@ -60,7 +60,9 @@ def test_text(batches, run):
     assert lines[2] == "genes    12 (24 fits)"
     assert lines[4].split() == ["term", "kind", "columns", "levels", "reference"]
     assert any(line.split()[:3] == ["group", "cells", "donors"] for line in lines)
-    assert any(line.startswith("expected time    ") and line.endswith("with 1 worker") for line in lines)
+    assert any(
+        line.startswith("expected time    ") and line.endswith(" with 1 worker on an idle machine") for line in lines
+    )
     assert lines[-1].startswith("expected memory  ")
 
 
