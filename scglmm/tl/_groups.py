@@ -198,9 +198,7 @@ def _prepare(
     if parsed.random:
         columns = list(parsed.random[0].columns)
         group.n_donors = len(obs[columns].dropna().drop_duplicates())
-        if group.n_donors < min_donors:
-            levels = f"{group.n_donors} level{'s' if group.n_donors != 1 else ''} of {':'.join(columns)!r}"
-            group.skip(f"it has {levels}, fewer than min_donors={min_donors}")
+        if _has_few_donors(group, parsed, min_donors):
             return
     try:
         _code(group, parsed, obs, na_action)
@@ -210,6 +208,8 @@ def _prepare(
     except ValueError as error:
         msg = f"In group {group.name!r}: {error}"
         raise type(error)(msg) from error
+    if parsed.random and _has_few_donors(group, parsed, min_donors):  # once cells with missing values are gone
+        return
     for name, level in group.design.references.items():
         expected = references.setdefault(name, level)
         if level != expected:
@@ -226,6 +226,15 @@ def _prepare(
     }
     if group.dropped:
         logg.info(f"group {group.name!r} has no cells with {spell_levels(group.dropped)}: dropped from its model")
+
+
+def _has_few_donors(group: Group, parsed: Formula, min_donors: int) -> bool:
+    """Skip a group that has too few levels of the first grouping factor, and tell."""
+    few = group.n_donors < min_donors
+    if few:
+        levels = f"{group.n_donors} level{'s' if group.n_donors != 1 else ''} of {':'.join(parsed.random[0].columns)!r}"
+        group.skip(f"it has {levels}, fewer than min_donors={min_donors}")
+    return few
 
 
 def spell_levels(levels: dict[str, list[str]]) -> str:
