@@ -146,7 +146,7 @@ def nbmm(
 
     nodes = run.place_nodes()
     start = logg.info(_announce(formula, run, nodes))
-    fits = _fit(run, nodes, method, effective_jobs(n_jobs))
+    fits = _fit(run, nodes, Options(method=method), effective_jobs(n_jobs))
     tables = make_tables(adata.var_names, run, fits, options)
     info = describe_run(formula, options, run, nodes, tables)
     write_results(adata, key_added, tables, info)
@@ -175,13 +175,13 @@ def _announce(formula: str, run: Run, nodes: list[Nodes]) -> str:
     return f"fitting {formula} to {what}: {cells} cells, {strata} strata, {size} nodes"
 
 
-def _fit(run: Run, nodes: list[Nodes], method: str, n_jobs: int) -> list[GeneFits]:
+def _fit(run: Run, nodes: list[Nodes], how: Options, n_jobs: int) -> list[GeneFits]:
     with progress_bar(run.n_fits) as bar:
         return fit_parts(
             run.source.matrix,
             run.parts(nodes),
             [group.frame for group in run.fitted],
-            Options(method=method),
+            how,
             n_jobs=n_jobs,
             max_bytes=TABLE_BYTES,
             progress=bar.update,
