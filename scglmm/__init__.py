@@ -14,6 +14,8 @@ The package in dependency order, each layer importing only those above it in thi
     What is written to an AnnData, and how it is read back.
 `scglmm.tl`, `scglmm.get`, `scglmm.pl`, `scglmm.datasets`
     What a user calls.
+`scglmm.cli`
+    The same from a shell.
 """
 
 from __future__ import annotations

@@ -35,8 +35,9 @@ class Group:
         Levels of the first grouping factor among them, 0 without one.
     reason
         Why it is skipped; empty where it is not.
-    design, frame, stratum
-        The model, its strata, and the stratum of every cell that is used; None where the group is skipped.
+    design, frame, stratum, first
+        The model, its strata, the stratum of every cell that is used, and one cell (of those) of every stratum; None
+        where the group is skipped.
     dropped
         Levels that no cell of the group has, by factor.
     """
@@ -48,6 +49,7 @@ class Group:
     design: Design | None = None
     frame: Frame | None = None
     stratum: np.ndarray | None = None
+    first: np.ndarray | None = None
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -58,7 +60,7 @@ class Group:
     def skip(self, reason: str) -> None:
         """Take the group out of the run, and say so."""
         self.reason = " ".join(reason.split())
-        self.design = self.frame = self.stratum = None
+        self.design = self.frame = self.stratum = self.first = None
         logg.warning(f"group {self.name!r} is skipped: {self.reason}")
 
 
@@ -196,9 +198,7 @@ def _prepare(
     if parsed.random:
         columns = list(parsed.random[0].columns)
         group.n_donors = len(obs[columns].dropna().drop_duplicates())
-        if group.n_donors < min_donors:
-            levels = f"{group.n_donors} level{'s' if group.n_donors != 1 else ''} of {':'.join(columns)!r}"
-            group.skip(f"it has {levels}, fewer than min_donors={min_donors}")
+        if _has_few_donors(group, parsed, min_donors):
             return
     try:
         _code(group, parsed, obs, na_action)
@@ -208,6 +208,8 @@ def _prepare(
     except ValueError as error:
         msg = f"In group {group.name!r}: {error}"
         raise type(error)(msg) from error
+    if parsed.random and _has_few_donors(group, parsed, min_donors):  # once cells with missing values are gone
+        return
     for name, level in group.design.references.items():
         expected = references.setdefault(name, level)
         if level != expected:
@@ -226,6 +228,15 @@ def _prepare(
         logg.info(f"group {group.name!r} has no cells with {spell_levels(group.dropped)}: dropped from its model")
 
 
+def _has_few_donors(group: Group, parsed: Formula, min_donors: int) -> bool:
+    """Skip a group that has too few levels of the first grouping factor, and tell."""
+    few = group.n_donors < min_donors
+    if few:
+        levels = f"{group.n_donors} level{'s' if group.n_donors != 1 else ''} of {':'.join(parsed.random[0].columns)!r}"
+        group.skip(f"it has {levels}, fewer than min_donors={min_donors}")
+    return few
+
+
 def spell_levels(levels: dict[str, list[str]]) -> str:
     """Write levels of factors as "Dx: MCI, AD; batch: b3"."""
     return "; ".join(f"{name}: {', '.join(each)}" for name, each in levels.items())
@@ -239,7 +250,7 @@ def _code(group: Group, parsed: Formula, obs: pd.DataFrame, na_action: str) -> N
     for term, effect in enumerate(design.formula.random):
         if levels_to_spare(frame, term) <= 0:
             raise DesignError(_no_levels_left(design, frame, term, str(effect)))
-    group.design, group.frame, group.stratum = design, frame, stratum
+    group.design, group.frame, group.stratum, group.first = design, frame, stratum, first
     group.n_donors = frame.terms[0].n_levels if frame.terms else 0
 
 

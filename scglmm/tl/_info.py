@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ._groups import Group
     from ._options import RunOptions
+    from ._prepare import Run
 
 PACKAGES = ("scglmm", "scanpy", "anndata", "numpy", "scipy", "numba")
 
@@ -48,18 +49,15 @@ def check_names(groups: list[Group]) -> None:
 def describe_run(
     formula: str,
     options: RunOptions,
-    groups: list[Group],
-    offsets: list[np.ndarray],
-    offset_name: str,
+    run: Run,
     nodes: list[Nodes],
     tables: dict[str | None, GeneTable],
 ) -> dict[str, Any]:
-    """Build what `adata.uns` keeps of a run; `offsets`, `nodes` and `tables` are those of the groups that were fitted.
+    """Build what `adata.uns` keeps of a run.
 
     With `groupby` numbers of cells, strata and nodes are sums over the fitted groups, and levels those of any of them.
     """
-    fitted = [group for group in groups if not group.reason]
-    designs, frames = [group.design for group in fitted], [group.frame for group in fitted]
+    designs, frames = [group.design for group in run.fitted], [group.frame for group in run.fitted]
     status = pd.concat([table.fit["status"] for table in tables.values()]).value_counts()
     levels = {
         term.group: len(_union(design.random[r].levels for design in designs))
@@ -69,10 +67,10 @@ def describe_run(
         "formula": formula,
         "method": options.method,
         "family": "nbinom2",
-        "offset": offset_name,
+        "offset": run.offset_name,
         "varpart_method": options.varpart_method,
         "references": {name: level for design in designs for name, level in design.references.items()},
-        "factors": _factors(fitted),
+        "factors": merged_factors(run.fitted),
         "groupings": [term.group for term in designs[0].random],
         "random_terms": _union([f"{' + '.join(t.columns)} | {t.group}" for t in d.random] for d in designs),
         "n_levels": levels,
@@ -85,20 +83,18 @@ def describe_run(
         "params": _params(designs[0], options),
     }
     if options.groupby is None:
-        info["log_mean_exposure"] = log_mean_exp(offsets[0])
+        info["log_mean_exposure"] = log_mean_exp(run.offsets[0])
     else:
         info |= {"groupby": options.groupby, "padj_across": options.padj_across}
-        info["groups"] = _listing(groups, offsets, nodes, tables)
+        info["groups"] = _listing(run, nodes)
     return info
 
 
-def _listing(
-    groups: list[Group], offsets: list[np.ndarray], nodes: list[Nodes], tables: dict[str | None, GeneTable]
-) -> pd.DataFrame:
+def _listing(run: Run, nodes: list[Nodes]) -> pd.DataFrame:
     """One row per group, the skipped ones included."""
     rows = []
-    found = iter(zip(offsets, nodes, strict=True))
-    for group in groups:
+    found = iter(zip(run.offsets, nodes, run.testable, strict=True))
+    for group in run.groups:
         row = {
             "status": f"skipped: {group.reason}" if group.reason else "ok",
             "n_cells": group.rows.size,
@@ -110,19 +106,19 @@ def _listing(
             "dropped_levels": spell_levels(group.dropped),
         }
         if not group.reason:
-            offset, own = next(found)
+            offset, own, able = next(found)
             row |= {
                 "n_cells": offset.size,
                 "n_strata": own.n_strata,
                 "n_nodes": own.size,
-                "n_genes": int((tables[group.name].fit["status"] != "too_few_counts").sum()),
+                "n_genes": int(able.sum()),
                 "log_mean_exposure": log_mean_exp(offset),
             }
         rows.append(row)
-    return pd.DataFrame(rows, index=[group.name for group in groups])
+    return pd.DataFrame(rows, index=[group.name for group in run.groups])
 
 
-def _factors(groups: list[Group]) -> dict[str, list[str]]:
+def merged_factors(groups: list[Group]) -> dict[str, list[str]]:
     """Levels of every factor over all groups, in an order that agrees with that of each."""
     factors: dict[str, list[str]] = {}
     for group in groups:

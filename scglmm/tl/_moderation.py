@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scglmm.inference.genes import GeneFits
 
     from ._groups import Group
+    from ._prepare import Run
 
 TREND_POINTS = 50
 LEVELS = {"10%": 0.1, "50%": 0.5, "90%": 0.9}
@@ -26,7 +27,7 @@ EDGES = {
 }
 
 
-def check_moderation(groups: list[Group], n_genes: list[int], moderate: bool | None, method: str) -> None:
+def check_moderation(run: Run, moderate: bool | None, method: str) -> None:
     """Check that a run that was asked to be moderated can be.
 
     Raises
@@ -36,22 +37,31 @@ def check_moderation(groups: list[Group], n_genes: list[int], moderate: bool | N
     """
     if not moderate:
         return
-    reasons = [why_not_moderated(group.frame, n, moderate, method) for group, n in zip(groups, n_genes, strict=True)]
+    reasons = [
+        why_not_moderated(group.frame, int(able.sum()), moderate, method)
+        for group, able in zip(run.fitted, run.testable, strict=True)
+    ]
     if not all(reasons):
         return
     msg = f"moderate=True is not possible here: {reasons[0]}. Use moderate=False, or leave the argument out."
     raise ValueError(msg)
 
 
-def describe_moderation(group: Group, fits: GeneFits) -> dict[str, Any]:
-    """Build what `adata.uns` keeps of the moderation of one group of cells.
+def describe_moderation(run: Run, fits: list[GeneFits]) -> dict[str, Any]:
+    """Build what `adata.uns` keeps of the moderation of a run, or of every fitted group of cells by its name.
 
     Returns
     -------
     `status` ("ok"; "at_zero" or "at_upper_limit" when the prior of a term lies on an edge; "off" and why), and where
-    fits are moderated `n_genes`, `trend` (quantiles of the prior of every standard deviation against mean expression),
-    and the prior itself: `log_mean` (knots), `sd` (grid) and `weights` (knots × (0 and the grid)) by term.
+    fits are moderated `terms` (the status of each variance), `n_genes`, `trend` (quantiles of the prior of every
+    standard deviation against mean expression), and the prior itself: `log_mean` (knots), `sd` (grid) and `weights`
+    (knots × (0 and the grid)) by variance.
     """
+    found = {group.name: _describe(group, each) for group, each in zip(run.fitted, fits, strict=True)}
+    return found[None] if run.fitted[0].name is None else found
+
+
+def _describe(group: Group, fits: GeneFits) -> dict[str, Any]:
     if fits.prior is None:
         return {"status": f"off: {fits.not_moderated}"}
     prior, frame = fits.prior, group.frame

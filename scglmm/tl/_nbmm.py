@@ -6,34 +6,25 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import joblib
 import numpy as np
 from scanpy import logging as logg
-from scanpy import settings
-from tqdm import tqdm
 
-from scglmm.compression.nodes import Nodes, make_nodes
-from scglmm.compression.tables import Part
+from scglmm.compression.nodes import Nodes
 from scglmm.formula import Design
 from scglmm.inference.genes import GeneFits, Options, fit_parts
 from scglmm.results.write import check_target, write_results
 
-from ._counts import Source, check_counts, find_counts
-from ._groups import Group, check_some_fitted, prepare_groups
-from ._info import check_names, describe_run
+from ._info import describe_run
 from ._moderation import check_moderation, describe_moderation
-from ._options import RunOptions, check_arguments, genes_in_matrix, parse_right_side, selected_genes
-from ._table import adjust_across, make_table
+from ._options import RunOptions, check_arguments
+from ._prepare import Run, prepare_run
+from ._table import make_tables
+from ._workers import effective_jobs, progress_bar
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from scglmm.compression.counts import Summary
-
 TABLE_BYTES = 256 * 2**20  # memory for the tables of a block of genes
-FEW_GENES = 2_000  # below this the sum over genes is hardly a library size
-RELATIVE_ERROR = 1e-10  # of the log-likelihood, by interpolation
-ABSOLUTE_ERROR = 1e-4
 
 
 def nbmm(
@@ -148,6 +139,14 @@ def nbmm(
     >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + (1|SubID)")
     >>> scglmm.get.nbmm_df(adata, "Dx[T.AD]").shape
     (5, 10)
+
+    Two groups of cells, each on its own:
+
+    >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + (1|SubID)", groupby="Sex")
+    >>> adata.uns["nbmm"]["groups"]["status"].to_dict()
+    {'F': 'ok', 'M': 'ok'}
+    >>> scglmm.get.nbmm_df(adata, "Dx[T.AD]", group="F").shape
+    (5, 10)
     """
     options = RunOptions(
         layer, use_raw, groupby, padj_across, min_donors, method, min_cells, na_action, varpart_method, moderate
@@ -156,86 +155,20 @@ def nbmm(
     if copy:
         adata = adata.copy()
     check_target(adata, key_added)
-    groups = prepare_groups(parse_right_side(formula), adata.obs, groupby, na_action, min_donors)
-    selected = selected_genes(adata, mask_var)
-    source = find_counts(adata, layer, use_raw)
-    positions = np.flatnonzero(genes_in_matrix(selected, source))
-    fitted = [group for group in groups if not group.reason]
-    check_names(fitted)
-    summaries = _sum_counts(adata, source, fitted)
-    offsets, offset_name = _offsets(adata, fitted, summaries, source)
-    testable = [summary.gene_cells[source.columns[positions]] >= max(1, min_cells) for summary in summaries]
-    if groupby is not None:
-        for group, able in zip(fitted, testable, strict=True):
-            if not able.any():
-                group.skip(f"no gene has counts in min_cells={min_cells} of its cells")
-        check_some_fitted(groups, groupby)
-        kept = [not group.reason for group in fitted]
-        fitted, summaries, offsets, testable = (
-            [x for x, keep in zip(each, kept, strict=True) if keep] for each in (fitted, summaries, offsets, testable)
-        )
-    check_moderation(fitted, [int(able.sum()) for able in testable], moderate, method)
-    for group in fitted:
+    run = prepare_run(adata, formula, options, mask_var)
+    for group in run.fitted:
         _advise(group.design, group.name)
 
-    nodes = [
-        make_nodes(group.stratum, offset, _tolerance(summary))
-        for group, offset, summary in zip(fitted, offsets, summaries, strict=True)
-    ]
-    n_jobs = joblib.effective_n_jobs(settings.n_jobs if n_jobs is None else n_jobs)
-    start = logg.info(_announce(formula, fitted, nodes, testable))
-    genes = [source.columns[positions[able]] for able in testable]
-    fits = _fit(source, fitted, nodes, genes, Options(method=method, moderate=moderate), n_jobs)
-    tables = {
-        group.name: make_table(
-            adata.var_names, group.design, group.frame, offset, positions, able, fit, summary, source, varpart_method
-        )
-        for group, offset, able, fit, summary in zip(fitted, offsets, testable, fits, summaries, strict=True)
-    }
-    if padj_across:
-        adjust_across(list(tables.values()))
-    info = describe_run(formula, options, groups, offsets, offset_name, nodes, tables)
-    moderation = {group.name: describe_moderation(group, fit) for group, fit in zip(fitted, fits, strict=True)}
-    info["moderation"] = moderation[None] if groupby is None else moderation
+    check_moderation(run, moderate, method)
+    nodes = run.place_nodes()
+    start = logg.info(_announce(formula, run, nodes))
+    fits = _fit(run, nodes, Options(method=method, moderate=moderate), effective_jobs(n_jobs))
+    tables = make_tables(adata.var_names, run, fits, options)
+    info = describe_run(formula, options, run, nodes, tables)
+    info["moderation"] = describe_moderation(run, fits)
     write_results(adata, key_added, tables, info)
     logg.info("    finished", time=start, deep=f"added\n    .varm['{key_added}_*'] and .uns['{key_added}']")
     return adata if copy else None
-
-
-def _sum_counts(adata: AnnData, source: Source, groups: list[Group]) -> list[Summary]:
-    """Check the counts of all groups, and sum each group."""
-    label = np.full(adata.n_obs, -1, np.int64)
-    for k, group in enumerate(groups):
-        label[group.used] = k
-    return check_counts(adata, source, label, len(groups))
-
-
-def _offsets(
-    adata: AnnData, groups: list[Group], summaries: list[Summary], source: Source
-) -> tuple[list[np.ndarray], str]:
-    """Offsets of the cells that are used in every group (natural log), and what they are."""
-    if groups[0].design.offset is not None:
-        return [group.design.offset for group in groups], " + ".join(groups[0].design.formula.offsets)
-    totals = [summary.cell_total[group.used] for group, summary in zip(groups, summaries, strict=True)]
-    empty = sum(int((total <= 0).sum()) for total in totals)
-    if empty:
-        msg = (
-            f"{empty} cells have no counts at all, so the log of their total count cannot be the offset: "
-            "remove them (`sc.pp.filter_cells(adata, min_counts=1)`), or give an offset, e.g. `offset(log(libSize))`."
-        )
-        raise ValueError(msg)
-    logg.info("no offset() in the formula: the log of each cell's total count over all genes is the offset")
-    n_genes = source.matrix.shape[1]
-    if n_genes < FEW_GENES:
-        there = "total_counts" in adata.obs
-        advice = (
-            "`offset(log(total_counts))` uses adata.obs['total_counts']"
-            if there
-            else ("give the library size of the full data as an obs column: `offset(log(column))`")
-        )
-        msg = f"The offset is the total count over only {n_genes} genes, which is hardly a library size: {advice}."
-        warnings.warn(msg, UserWarning, stacklevel=3)
-    return [np.log(total) for total in totals], "log(total count)"
 
 
 def _advise(design: Design, group: str | None = None) -> None:
@@ -249,37 +182,23 @@ def _advise(design: Design, group: str | None = None) -> None:
         logg.warning(note if group is None else f"group {group!r}: {note}")
 
 
-def _tolerance(summary: Summary) -> float:
-    """Relative error of the nodes that keeps the absolute error of every gene's log-likelihood below 1e-4.
-
-    A count contributes at most about log(1 + mu/theta) < 20 to the sums that are interpolated.
-    """
-    largest = 20.0 * max(1.0, float(summary.gene_total.max()))
-    return max(1e-14, min(RELATIVE_ERROR, ABSOLUTE_ERROR / largest))
-
-
-def _announce(formula: str, groups: list[Group], nodes: list[Nodes], testable: list[np.ndarray]) -> str:
-    cells, strata, size = (
-        sum(each) for each in zip(*((n.stratum.size, n.n_strata, n.size) for n in nodes), strict=True)
-    )
+def _announce(formula: str, run: Run, nodes: list[Nodes]) -> str:
+    cells, strata, size = np.sum([(each.stratum.size, each.n_strata, each.size) for each in nodes], axis=0)
     what = (
-        f"{testable[0].sum()} genes"
-        if groups[0].name is None
-        else f"the genes of {len(groups)} groups ({sum(int(able.sum()) for able in testable)} fits)"
+        f"{run.n_fits} genes"
+        if run.fitted[0].name is None
+        else f"the genes of {len(run.fitted)} groups ({run.n_fits} fits)"
     )
     return f"fitting {formula} to {what}: {cells} cells, {strata} strata, {size} nodes"
 
 
-def _fit(
-    source: Source, groups: list[Group], nodes: list[Nodes], genes: list[np.ndarray], options: Options, n_jobs: int
-) -> list[GeneFits]:
-    parts = [Part(group.used, n, g) for group, n, g in zip(groups, nodes, genes, strict=True)]
-    with tqdm(total=sum(g.size for g in genes), unit="gene", disable=int(settings.verbosity) < 1, leave=False) as bar:
+def _fit(run: Run, nodes: list[Nodes], how: Options, n_jobs: int) -> list[GeneFits]:
+    with progress_bar(run.n_fits) as bar:
         return fit_parts(
-            source.matrix,
-            parts,
-            [group.frame for group in groups],
-            options,
+            run.source.matrix,
+            run.parts(nodes),
+            [group.frame for group in run.fitted],
+            how,
             n_jobs=n_jobs,
             max_bytes=TABLE_BYTES,
             progress=bar.update,

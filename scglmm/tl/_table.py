@@ -19,8 +19,33 @@ if TYPE_CHECKING:
     from scglmm.inference.genes import GeneFits
 
     from ._counts import Source
+    from ._options import RunOptions
+    from ._prepare import Run
 
 TOO_FEW_COUNTS = "too_few_counts"
+
+
+def make_tables(
+    var_names: pd.Index, run: Run, fits: list[GeneFits], options: RunOptions
+) -> dict[str | None, GeneTable]:
+    """Arrange the fits of every group by gene, and adjust p-values across groups if that is wanted."""
+    tables = {}
+    for k, group in enumerate(run.fitted):
+        tables[group.name] = make_table(
+            var_names,
+            group.design,
+            group.frame,
+            run.offsets[k],
+            run.positions,
+            run.testable[k],
+            fits[k],
+            run.summaries[k],
+            run.source,
+            options.varpart_method,
+        )
+    if options.padj_across:
+        adjust_across(list(tables.values()))
+    return tables
 
 
 def make_table(

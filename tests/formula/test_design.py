@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scglmm.formula import Design, DesignError, FixedTerm, build_design, design_matrix, parse_formula
+from scglmm.formula import (
+    Design,
+    DesignError,
+    FixedTerm,
+    build_design,
+    design_matrix,
+    factor_levels,
+    parse_formula,
+)
 
 N = 240
 
@@ -357,3 +365,31 @@ def test_levels_that_only_dropped_cells_have_vanish():
     assert design("~ x + Dx", obs, na_action="drop").columns == ["(Intercept)", "x", "Dx[T.AD]"]
     obs = OBS.assign(x=OBS["x"].where(OBS["Sex"] != "M"))
     assert "'Sex' is constant" in fails("~ x + Sex", obs, DesignError, na_action="drop")
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "~ Dx * Sex + Age + (1|donor)",
+        "~ C(Dx, Treatment('MCI')) + C(batch) + (stim|donor)",
+        "~ C(Dx, Sum) + flag + bs(Age, df=4) + (0 + Sex|donor)",
+        "~ offset(log(libSize)) + x + (1|donor)",
+    ],
+)
+def test_levels_without_a_design(formula):
+    parsed = parse_formula(formula)
+    design = build_design(parsed, OBS)
+    assert factor_levels(parsed, OBS) == (design.factors, design.references)
+
+
+def test_levels_where_there_is_no_design():
+    """Columns are aliased, a donor has one cell: the levels are known all the same."""
+    obs = OBS.assign(Dx2=OBS["Dx"], cell=[f"c{i}" for i in range(N)])
+    parsed = parse_formula("~ Dx + Dx2 + (1|cell)")
+    with pytest.raises(DesignError):
+        build_design(parsed, obs)
+    factors, references = factor_levels(parsed, obs)
+    assert factors == {"Dx": ["Control", "AD", "MCI"], "Dx2": ["Control", "AD", "MCI"]}
+    assert references == {"Dx": "Control", "Dx2": "Control"}
+    with pytest.raises(DesignError, match="'Sex' is constant"):
+        factor_levels(parse_formula("~ Sex"), OBS[OBS["Sex"] == "M"])

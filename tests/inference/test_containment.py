@@ -8,7 +8,7 @@ from fitting import frame_of, intercepts
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from scglmm.inference.containment import Carrier, find_carrier
+from scglmm.inference.containment import Carrier, constant_within, find_carrier, levels_to_spare
 
 J = 12
 DONOR = np.repeat(np.arange(J), 10)
@@ -236,3 +236,45 @@ def test_random_designs_against_dense_matrices(design):
     else:
         assert not any(found[1] == r for found in columns)
     assert carrier.df == degrees_of_freedom(X, terms, r, int(np.abs(direction).argmax()))
+
+
+def dense_levels_to_spare(X: list[np.ndarray], own: np.ndarray, coarser: list[np.ndarray]) -> int:
+    """What the indicators of a grouping factor add to the rank."""
+    others = np.column_stack([*X, *(np.eye(c.max() + 1)[c] for c in coarser)])
+    return np.linalg.matrix_rank(np.column_stack([others, np.eye(own.max() + 1)[own]])) - np.linalg.matrix_rank(others)
+
+
+@pytest.mark.parametrize("n_donors", [2, 3, 4, 12])
+def test_levels_to_spare(n_donors):
+    cells = n_donors > DONOR
+    X = [ONE[cells], DX[cells], STIM[cells].astype(float), QUALITY[cells]]
+    donor, sample, batch = DONOR[cells], SAMPLE[cells], BATCH[cells]
+    site = donor // 2
+    for terms in ([donor], [donor, sample], [donor, batch], [sample, donor], [site, donor]):
+        frame, _ = frame_of(np.column_stack(X), intercepts(*terms))
+        for r, own in enumerate(terms):
+            coarser = [
+                c
+                for c in terms
+                if c.max() < own.max() and np.unique(np.stack([own, c]), axis=1).shape[1] == np.unique(own).size
+            ]
+            exact = dense_levels_to_spare(X, own, coarser)
+            found = levels_to_spare(frame, r)
+            assert (found == 0) == (exact == 0)
+            assert found <= exact
+    frame, _ = frame_of(np.column_stack(X), intercepts(donor))
+    assert (levels_to_spare(frame, 0) == 0) == (n_donors == 2)
+    assert constant_within(frame, 0).tolist() == [True, True, False, False]
+
+
+def test_a_fixed_effect_of_every_donor_leaves_none():
+    X = np.column_stack([np.eye(J)[DONOR], STIM])
+    frame, _ = frame_of(X, intercepts(DONOR))
+    assert levels_to_spare(frame, 0) == 0
+
+
+def test_a_slope_of_a_covariate_that_is_constant_within_levels():
+    """Said elsewhere; there is a variance between levels all the same."""
+    for terms in ([slope(AGE, DONOR)], [*intercepts(DONOR), (DONOR, J, AGE[:, None])]):
+        frame, _ = frame_of(np.column_stack([ONE, AGE]), terms)
+        assert all(levels_to_spare(frame, r) > 0 for r in range(len(terms)))

@@ -284,6 +284,38 @@ def test_cells_without_a_group(typed, formula):
         fit(typed, formula)
 
 
+def test_donors_that_are_dropped_do_not_count(typed, formula):
+    """Age is known of two donors only among the cells of one type, and of nobody among those of another."""
+    group = typed.obs["type"]
+    unknown = (group == "B|naive") & ~typed.obs["SubID"].isin(["D00", "D01"]) | (group == "αβ cells")
+    typed.obs.loc[unknown, "Age"] = np.nan
+    status = fit(typed, formula, na_action="drop")["status"]
+    assert status["T∕NK"] == "ok"
+    assert status["B|naive"].startswith("skipped: ")
+    assert status["αβ cells"].startswith("skipped: No cell is left after dropping those with missing values")
+    status = fit(typed, formula.replace(" + Dx + Age", " + scale(Age)"), na_action="drop")["status"]
+    assert status["B|naive"].startswith("skipped: ")
+
+
+@pytest.mark.parametrize("how", ["copy", "view", "raw"])
+def test_ways_to_call(typed, formula, how):
+    fit(typed, formula, mask_var="tested")
+    other = typed.copy()
+    del other.uns["nbmm"]
+    if how == "copy":
+        other = scglmm.tl.nbmm(other, formula, groupby="type", mask_var="tested", copy=True)
+    elif how == "view":
+        other = other[:, :]
+        with pytest.warns(ad.ImplicitModificationWarning, match="view"):
+            fit(other, formula, mask_var="tested")
+    else:
+        other.raw = other.copy()
+        other.X = other.X.log1p()
+        fit(other, formula, mask_var="tested", use_raw=True)
+    for name in PER_COEFFICIENT:
+        pd.testing.assert_frame_equal(typed.varm[f"nbmm_{name}"], other.varm[f"nbmm_{name}"])
+
+
 @pytest.mark.parametrize(
     ("column", "error", "message"),
     [

@@ -1,0 +1,201 @@
+"""What a run would fit, what it would cost: everything but the run."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scglmm.compression.nodes import Nodes
+from scglmm.compression.tables import Part, accumulate_parts, gene_blocks, gene_bytes
+from scglmm.inference.genes import Options, fit_parts
+
+from . import _nbmm
+from ._groups import spell_levels
+from ._info import merged_factors
+from ._options import RunOptions, check_arguments
+from ._prepare import Run, prepare_run
+from ._workers import effective_jobs
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+SHOWN_LEVELS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would fit.
+
+    Attributes
+    ----------
+    terms
+        One row per term: `term`, `kind` (fixed, random, offset), `columns` (of the design), `levels`, `reference`.
+    groups
+        One row per group of cells (one in all without `groupby`): `status`, cells, donors, strata, nodes, coefficients,
+        genes to fit, and levels that no cell of the group has.
+    n_genes
+        Genes that were selected.
+    n_fits
+        Fits of a gene in a group.
+    seconds
+        Expected time of the run, None without a trial.
+    memory
+        Expected memory beside the data, in bytes.
+    """
+
+    terms: pd.DataFrame
+    groups: pd.DataFrame
+    n_genes: int
+    n_fits: int
+    seconds: float | None
+    memory: int
+
+
+def plan_run(
+    adata: AnnData,
+    formula: str,
+    options: RunOptions,
+    *,
+    mask_var: Any = None,
+    n_jobs: int | None = None,
+    trial: int = 24,
+) -> Plan:
+    """Find out what :func:`scglmm.tl.nbmm` would fit; nothing is written.
+
+    Parameters
+    ----------
+    adata, formula, options, mask_var, n_jobs
+        As for the run itself.
+    trial
+        Genes to fit for an estimate of the time, from rare to frequent; 0 for none.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As :func:`scglmm.tl.nbmm`.
+    """
+    check_arguments(adata, formula, options, n_jobs, copy=False)
+    run = prepare_run(adata, formula, options, mask_var)
+    nodes = run.place_nodes()
+    parts = run.parts(nodes)
+    seconds = None
+    if trial > 0 and run.n_fits:
+        seconds = _expected_seconds(run, parts, options, effective_jobs(n_jobs), trial)
+    return Plan(_terms(run), _groups(run, nodes), run.positions.size, run.n_fits, seconds, _memory(run, parts))
+
+
+def _terms(run: Run) -> pd.DataFrame:
+    designs = [group.design for group in run.fitted]
+    factors = merged_factors(run.fitted)
+    references = {name: level for design in designs for name, level in design.references.items()}
+    rows = []
+    for k, term in enumerate(designs[0].terms):
+        names = dict.fromkeys(d.columns[j] for d in designs for j in d.terms[k].columns)
+        factor_of = [name for name in factors if re.search(rf"(^|[:(]){re.escape(name)}($|[:,)])", term.name)]
+        rows.append(
+            {
+                "term": term.name,
+                "kind": "fixed",
+                "columns": ", ".join(names),
+                "levels": "; ".join(_short(factors[name]) for name in factor_of),
+                "reference": "; ".join(references[name] for name in factor_of if name in references),
+            }
+        )
+    for k, (term, effect) in enumerate(zip(designs[0].random, designs[0].formula.random, strict=True)):
+        levels = dict.fromkeys(level for design in designs for level in design.random[k].levels)
+        columns = dict.fromkeys(name for design in designs for name in design.random[k].columns)
+        rows.append(
+            {
+                "term": str(effect),
+                "kind": "random",
+                "columns": ", ".join(columns),
+                "levels": f"{len(levels)} of {term.group}",
+                "reference": "",
+            }
+        )
+    rows.append({"term": run.offset_name, "kind": "offset", "columns": "", "levels": "", "reference": ""})
+    return pd.DataFrame(rows)
+
+
+def _short(levels: list[str]) -> str:
+    more = f" and {len(levels) - SHOWN_LEVELS} more" if len(levels) > SHOWN_LEVELS else ""
+    return ", ".join(levels[:SHOWN_LEVELS]) + more
+
+
+def _groups(run: Run, nodes: list[Nodes]) -> pd.DataFrame:
+    found = iter(zip(nodes, run.testable, strict=True))
+    rows = []
+    for group in run.groups:
+        row = {
+            "group": "all cells" if group.name is None else group.name,
+            "status": f"skipped: {group.reason}" if group.reason else "ok",
+            "cells": group.rows.size,
+            "donors": group.n_donors,
+            "strata": 0,
+            "nodes": 0,
+            "coefficients": 0,
+            "genes": 0,
+            "dropped levels": spell_levels(group.dropped),
+        }
+        if not group.reason:
+            own, able = next(found)
+            row |= {
+                "cells": own.stratum.size,
+                "strata": own.n_strata,
+                "nodes": own.size,
+                "coefficients": len(group.design.columns),
+                "genes": int(able.sum()),
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _expected_seconds(run: Run, parts: list[Part], options: RunOptions, n_jobs: int, trial: int) -> float:
+    """Time some fits on one thread, and the passes over the counts, and scale both up."""
+    pairs = [(k, j) for k, part in enumerate(parts) for j in range(part.genes.size)]
+    totals = np.concatenate(
+        [summary.gene_total[part.genes] for summary, part in zip(run.summaries, parts, strict=True)]
+    )
+    # within every group from rare to frequent, so that a few stand for all
+    order = np.lexsort((totals, [k for k, _ in pairs]))
+    chosen = order[np.unique(np.linspace(0, len(pairs) - 1, min(trial, len(pairs))).astype(int))]
+    few = [
+        Part(part.rows, part.nodes, part.genes[[pairs[i][1] for i in chosen if pairs[i][0] == k]])
+        for k, part in enumerate(parts)
+    ]
+    used = [k for k, part in enumerate(few) if part.genes.size]
+    few, frames = [few[k] for k in used], [run.fitted[k].frame for k in used]
+
+    def fit(parts: list[Part]) -> float:
+        """Seconds of the processor, whatever else the machine is doing."""
+        begin = time.process_time()
+        fit_parts(run.source.matrix, parts, frames, Options(method=options.method), n_jobs=1, max_bytes=np.inf)
+        return time.process_time() - begin
+
+    one_each = [Part(part.rows, part.nodes, part.genes[:1]) for part in few]
+    fit(one_each)  # compiles
+    begin = time.perf_counter()
+    accumulate_parts(run.source.matrix, few)
+    one_pass = time.perf_counter() - begin
+    # what every group costs once is in both
+    once, all_few = fit(one_each), fit(few)
+    more = chosen.size - len(few)
+    each = max((all_few - once) / more, 1e-4) if more else all_few / chosen.size
+    once = max(0.0, once - one_pass - len(few) * each)
+    return once + len(gene_blocks(parts, _nbmm.TABLE_BYTES)) * one_pass + run.n_fits * each / n_jobs
+
+
+def _memory(run: Run, parts: list[Part]) -> int:
+    """Add up the arrays that a run holds at once."""
+    tables = min(_nbmm.TABLE_BYTES, sum(part.genes.size * gene_bytes(part.nodes) for part in parts))
+    cells = sum(group.design.X.nbytes + 6 * 8 * part.rows.size for group, part in zip(run.fitted, parts, strict=True))
+    sums = 2 * 8 * len(run.fitted) * run.source.matrix.shape[1]
+    # estimates and their covariances, once as fits and once as tables
+    p = max(len(group.design.columns) for group in run.fitted)
+    results = 2 * 8 * run.n_fits * (6 * p + p * p + 20) + 2_000 * run.n_fits
+    return int(tables + cells + sums + results)

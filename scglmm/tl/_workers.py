@@ -1,0 +1,28 @@
+"""Workers and the progress bar over genes."""
+
+from __future__ import annotations
+
+import sys
+
+import joblib
+from scanpy import settings
+from tqdm import tqdm
+
+LOG_SECONDS = 10.0  # between two lines of a log file
+
+
+def effective_jobs(n_jobs: int | None) -> int:
+    """Count the workers; None is `scanpy.settings.n_jobs`."""
+    return joblib.effective_n_jobs(settings.n_jobs if n_jobs is None else n_jobs)
+
+
+def progress_bar(total: int) -> tqdm:
+    """Make a bar over genes; quiet at `scanpy.settings.verbosity` 0, and seldom where nobody watches (log files)."""
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(
+        total=total,
+        unit="gene",
+        disable=int(settings.verbosity) < 1,
+        leave=False,
+        mininterval=0.1 if watched else LOG_SECONDS,
+    )
