@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from scglmm.compression.nodes import Nodes, make_nodes
 from scglmm.formula import Design, build_design, parse_formula
+from scglmm.inference.advice import WARNING, Layout, advise
 from scglmm.inference.frame import Frame, make_frame, strata_of
 from scglmm.inference.genes import GeneFits, Options, fit_genes
 from scglmm.inference.varpart import METHODS as VARPART_METHODS
@@ -141,11 +142,11 @@ def nbmm(
     in_matrix = _genes_in_matrix(selected, source)
     summary = check_counts(adata, source, design.kept)
     offset, offset_name = _offset(adata, design, summary, source)
-    _advise(design)
 
     stratum, first = strata_of(design)
     nodes = make_nodes(stratum, offset, _tolerance(summary))
     frame = make_frame(design, first, nodes.n_cells)
+    _advise(Layout(design, adata.obs, frame, first))
     positions = np.flatnonzero(in_matrix)
     testable = summary.gene_cells[source.columns[positions]] >= max(1, min_cells)
     n_jobs = joblib.effective_n_jobs(settings.n_jobs if n_jobs is None else n_jobs)
@@ -260,15 +261,12 @@ def _offset(adata: AnnData, design: Design, summary: Summary, source: Source) ->
     return np.log(total), "log(total count)"
 
 
-def _advise(design: Design) -> None:
-    if not design.random:
-        msg = (
-            "The formula has no random effect, so cells count as independent replicates and p-values are far too small "
-            "when cells share donors: add a term such as (1|donor)."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=3)
-    for note in design.notes:
-        logg.warning(note)
+def _advise(layout: Layout) -> None:
+    for advice in advise(layout):
+        if advice.severity == WARNING:
+            warnings.warn(str(advice), UserWarning, stacklevel=3)
+        else:
+            logg.hint(str(advice))
 
 
 def _tolerance(summary: Summary) -> float:
