@@ -21,6 +21,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from . import datasets, get, pl, pp, tl
+from ._power import power
 
 __version__ = version("scglmm")
-__all__ = ["datasets", "get", "pl", "pp", "tl"]
+__all__ = ["datasets", "get", "pl", "power", "pp", "tl"]
