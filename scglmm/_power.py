@@ -119,7 +119,8 @@ def power(
     -------
     Table with the parameters and `rho`, `n_cells_effective` (m / (1 + (m − 1) rho)), `se` (natural log), `df`, `power`.
     Computed numbers of donors and cells are the smallest sufficient ones, inf where no number is enough; a computed
-    effect is the smallest increase. ``table.attrs["solved_for"]`` says which was computed.
+    effect is the smallest increase. What was asked for is then in `target_power`, and `power` is what is reached.
+    ``table.attrs["solved_for"]`` says what was computed.
 
     Raises
     ------
@@ -132,8 +133,8 @@ def power(
     >>> gene = dict(mean=0.5, theta=1.0, var_donor=0.2)
     >>> scglmm.power(log2_fc=1, n_donors=[6, 12], n_cells=200, **gene)[["n_donors", "df", "power"]].round(2)
        n_donors    df  power
-    0         6  3.99   0.30
-    1        12  9.97   0.65
+    0         6   4.0   0.29
+    1        12  10.0   0.65
     >>> int(scglmm.power(log2_fc=1, power=0.8, n_cells=200, **gene).loc[0, "n_donors"])
     17
     """
@@ -442,6 +443,9 @@ def _table(found: dict[str, Any], grid: Mapping[str, np.ndarray], design: str, s
     columns |= {"design": design, "log_fc": values["log_fc"], "log2_fc": values["log_fc"] / np.log(2)}
     names = ["mean", "theta", "var_donor", "var_effect", "n_donors", "n_cells", "cells_cv", "fraction", "n_covariates"]
     names += ["prior_df", "alpha", "rho", "n_cells_effective", "se", "df", "power"]
+    if solve_for != "power":
+        values["target_power"] = grid["power"]
+        names.append("target_power")
     table = pd.DataFrame(columns | {name: values[name] for name in names})
     for name in ("n_donors", "n_covariates"):
         if np.isfinite(table[name]).all():

@@ -15,9 +15,9 @@ of variation c come from Gauss-Hermite quadrature, and everything else from them
 
 J - p are the containment degrees of freedom of J donors and p coefficients between them, and J/(1 + c) is the leading
 term of Satterthwaite's for sigma2 estimated by REML: 2 Var^2 / (d^2 S) with d = sum I^2 / (sum I)^2 and 1/S =
-sum I^2 / 2 is (sum I)^2 / sum I^2. Within donors, with the linear predictors of donor j in both conditions eta_ja = x'beta + u_j +
-e_ja, Var u = sigma2, Var e = tau2/2 (tau2 is the variance between donors of the effect), generalised least squares of
-the two conditions of each donor take the place of I_j.
+sum I^2 / 2 is (sum I)^2 / sum I^2. Within donors, with the linear predictors of donor j in both conditions eta_ja =
+x'beta + u_j + e_ja, Var u = sigma2, Var e = tau2/2 (tau2 is the variance between donors of the effect), generalised
+least squares of the two conditions of each donor take the place of I_j.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .layout import Layout
-from .wording import NOTE, WARNING, Advice, count, simple_groups, some
+from .wording import NOTE, WARNING, Advice, count, short, simple_groups, some
 
 SMALL_GROUP = 10  # cells
 FEW_LEVELS = 5  # of a grouping factor
@@ -25,32 +25,36 @@ def constant_slopes(layout: Layout) -> Iterator[Advice]:
             yield Advice(
                 "constant_slope",
                 WARNING,
-                f"In {written}, {' and '.join(still)} {'is' if len(still) == 1 else 'are'} constant within every level "
-                f"of {term.group!r}, so that no level shows a slope and its variance is not identified",
+                f"In {short(written)}, {' and '.join(still)} {'is' if len(still) == 1 else 'are'} constant within "
+                f"every level of {term.group!r}, so that no level shows a slope and its variance is not identified",
                 f"write (1|{written.group}) in its place",
             )
 
 
 def few_levels(layout: Layout) -> Iterator[Advice]:
     """Find variances that too few levels have to tell."""
+    carriers = [layout.carrier(variable) for variable in layout.variables.values()]
     for group, term in layout.groups.items():
         if term.n_levels < FEW_LEVELS:
+            needed = group in [carried[0] for carried in carriers if carried is not None]
             yield Advice(
                 "few_levels",
                 WARNING if term.n_levels == 2 else NOTE,
                 f"The grouping factor {group!r} has only {term.n_levels} levels, which tell "
                 f"{'next to nothing' if term.n_levels == 2 else 'little'} about the variance between them",
-                "consider it as a fixed effect",
+                "add replicates, since tests between so few show little" if needed else "consider it as a fixed effect",
             )
     for term, written in zip(layout.frame.terms, layout.design.formula.random, strict=True):
         c = len(term.columns)
         if c > 1 and term.n_levels <= c * (c + 1) // 2:
+            effects = written.effects.removeprefix("1 + ")
+            simpler = f"(1|{written.group}) + (1|{written.group}:{effects})"
             yield Advice(
                 "few_levels",
                 WARNING,
-                f"{written} asks for {c * (c + 1) // 2} variances and covariances of {term.n_levels} levels of "
+                f"{short(written)} asks for {c * (c + 1) // 2} variances and covariances of {term.n_levels} levels of "
                 f"{term.group!r}",
-                f"write ({written.effects}||{written.group}), or (1|{written.group})",
+                f"write {simpler if effects in layout.design.factors else f'(1|{written.group})'}",
             )
 
 
@@ -85,5 +89,5 @@ def small_groups(layout: Layout) -> Iterator[Advice]:
                 NOTE,
                 f"{count(small.size, cells.size)} of {group!r} {'has' if small.size == 1 else 'have'} fewer than "
                 f"{SMALL_GROUP} cells ({some(layout, group, small)})",
-                "nothing: they count for as little as they tell, so do not take them for full replicates",
+                "no harm, since they count for as little as they tell, but they are no full replicates",
             )

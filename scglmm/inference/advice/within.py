@@ -31,21 +31,23 @@ def no_random_effect(layout: Layout) -> Iterator[Advice]:
 
 def shared_names(layout: Layout) -> Iterator[Advice]:
     """Find names that seem to stand for different donors in different studies."""
-    for name, variable in layout.variables.items():
-        for group in simple_groups(layout):
-            if name == group or not (reason := _is_shared(layout, variable, group)):
-                continue
-            mixed = layout.mixed(variable.codes, group)
-            study = name if reason == "study" else next(iter(_studies(layout, group)), "study")
-            yield Advice(
-                "shared_names",
-                WARNING,
-                f"{count(mixed.size, layout.groups[group].n_levels)} of {group!r} "
-                f"{'occur in' if mixed.size > 1 else 'occurs in'} more than one level of {name!r} "
-                f"({some(layout, group, mixed)})",
-                f"if one name stands for different {things(group)} there, write (1|{study}:{group}) in place of "
-                f"(1|{group}), and else (1|{group}) + (1|{group}:{name})",
-            )
+    for group in simple_groups(layout):
+        reasons = {n: r for n, v in layout.variables.items() if n != group and (r := _is_shared(layout, v, group))}
+        if not reasons:
+            continue
+        mixed = max((layout.mixed(layout.variables[name].codes, group) for name in reasons), key=len)
+        studies = [name for name, reason in reasons.items() if reason == "study"] or list(_studies(layout, group))
+        study = tick(studies[0] if studies else "study")
+        said = f"{count(mixed.size, layout.groups[group].n_levels)} of {group!r}"
+        within = " + ".join(f"(1|{group}:{tick(name)})" for name in reasons)
+        yield Advice(
+            "shared_names",
+            WARNING,
+            f"{said[0].upper()}{said[1:]} {'occur in' if mixed.size > 1 else 'occurs in'} more than one level of "
+            f"{listed(list(reasons))} ({some(layout, group, mixed)})",
+            f"if one name stands for different {things(group)} there, write (1|{study}:{group}) in place of "
+            f"(1|{group}), and else (1|{group}) + {within}",
+        )
 
 
 def varies_within(layout: Layout) -> Iterator[Advice]:
@@ -90,7 +92,8 @@ def varies_within(layout: Layout) -> Iterator[Advice]:
             NOTE,
             f"{name!r} varies within the levels of {group!r} with the same effect in all of them, so that its test "
             "counts cells as replicates",
-            f"nothing if it is only adjusted for; if it is to be tested, add (0 + {tick(name)}|{group})",
+            "nothing if it is only adjusted for, but if it is to be tested, add "
+            + (f"(1|{group}:{tick(name)})" if layout.variables[name].is_factor else f"(0 + {tick(name)}|{group})"),
         )
 
 

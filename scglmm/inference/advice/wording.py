@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scglmm.formula import RandomTerm
+
 from .layout import Layout
 
 WARNING, NOTE = "warning", "note"
@@ -65,6 +67,11 @@ def things(group: str) -> str:
     """Name in the plural what a grouping factor groups by, where its own name is a word for that."""
     found = re.fullmatch(r"(donor|patient|subject|individual|sample|animal|person)s?(_?id)?", group, re.I)
     return f"{found[1].lower()}s" if found else "donors"
+
+
+def short(term: RandomTerm) -> str:
+    """Spell a random term without the intercept that goes without saying."""
+    return str(term).replace("(1 + ", "(", 1)
 
 
 def tick(name: str) -> str:
