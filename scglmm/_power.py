@@ -73,8 +73,8 @@ def power(
     Parameters
     ----------
     adata
-        Results of :func:`scglmm.tl.nbmm` from which `mean`, `theta`, `var_donor` and `var_effect` are taken where they
-        are not given, and `cells_cv` from its cells.
+        Results of :func:`scglmm.tl.nbmm` from which `mean` (over all its cells), `theta`, `var_donor` and `var_effect`
+        are taken where they are not given, and `cells_cv` from its cells.
     gene
         Gene or genes of `adata`; by default all that were fitted.
     log_fc
@@ -295,13 +295,15 @@ def _donor(adata: AnnData, key: str, fit: pd.DataFrame, donor: str | None) -> st
     """Find the grouping factor that is the donor."""
     entry = adata.uns.get(key)
     levels = dict(entry["n_levels"]) if isinstance(entry, Mapping) and "n_levels" in entry else {}
-    known = [str(name) for name in levels]
+    if not levels:  # `uns` is gone, as after anndata.concat: names of variances tell the groups
+        names = [c.removeprefix("var[").removesuffix("]") for c in fit.columns if c.startswith("var[")]
+        levels = dict.fromkeys([name.split(":")[0] for name in names], 0)
+    levels = {str(name): int(n) for name, n in levels.items()}
     if donor is not None:
-        if donor not in known and not any(c.startswith(f"var[{donor}") for c in fit.columns):
-            msg = f"donor={donor!r} is not a grouping factor of the result {key!r}: {near_first(donor, known)}."
+        if donor not in levels:
+            msg = f"donor={donor!r} is not a grouping factor of the result {key!r}: {near_first(donor, levels)}."
             raise KeyError(msg)
         return donor
-    levels = {str(name): int(n) for name, n in levels.items()}
     simple = {name: n for name, n in levels.items() if ":" not in name} or levels
     if not simple:
         msg = f"The result {key!r} has no random effect, so there is no donor variance to take from it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -212,3 +213,18 @@ def test_errors_of_fitted_genes(fitted):
     with pytest.raises(ValueError, match="'GENE2' has no estimates"):
         scglmm.power(rare, ["GENE1", "GENE2"], **asked)
     assert "GENE2" not in set(scglmm.power(rare, **asked)["gene"])
+
+
+def test_a_result_whose_entry_is_lost(fitted):
+    """As after `anndata.concat`, and after a round trip through a file."""
+    asked = {"log_fc": 0.5, "n_donors": 8, "n_cells": 100, "design": "within", "key": "nested"}
+    lost = fitted.copy()
+    del lost.uns["nested"]
+    pd.testing.assert_frame_equal(scglmm.power(lost, **asked), scglmm.power(fitted, **asked))
+
+
+def test_a_result_read_from_a_file(fitted, tmp_path):
+    asked = {"log_fc": 0.5, "n_donors": 8, "n_cells": 100, "key": "slope"}
+    fitted.write_h5ad(tmp_path / "a.h5ad")
+    back = scglmm.power(ad.read_h5ad(tmp_path / "a.h5ad"), **asked)
+    pd.testing.assert_frame_equal(back, scglmm.power(fitted, **asked), check_dtype=False)

@@ -170,6 +170,10 @@ def _roles(
     taken = {same.get(c, c) for c in (x, y, hue, style) if c is not None}
     varied = {c: len(_distinct(table, c)) for c in PARAMETERS if c in table.columns and c not in taken}
     varied = {c: n for c, n in varied.items() if n > 1}
+    if "gene" in table.columns:
+        # what a gene brings with it needs no telling apart
+        of_gene = table.groupby("gene")[[c for c in varied if c != "gene"]].nunique().max() == 1
+        varied = {c: n for c, n in varied.items() if c == "gene" or not of_gene[c]}
     if x is None:
         numbers = [c for c in varied if c != "gene"]
         if not numbers:

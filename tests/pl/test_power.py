@@ -61,6 +61,17 @@ def test_logarithmic_axis_of_cells():
     assert scglmm.pl.power(table, show=False).get_legend() is None
 
 
+def test_genes(toy):
+    adata = toy.fitted()
+    genes = adata.var_names[adata.varm["nbmm_fit"]["theta"].notna()][:3].tolist()
+    table = scglmm.power(adata, genes, log2_fc=1, n_donors=range(6, 20), n_cells=[50, 500], donor="SubID")
+    ax = scglmm.pl.power(table, show=False)
+    assert ax.get_legend().get_title().get_text() == "gene"
+    assert texts(ax) == [*genes, "cells per donor 50", "500"]
+    one = table[table["gene"] == genes[0]]
+    assert texts(scglmm.pl.power(one, show=False)) == ["50", "500"]
+
+
 def test_choices():
     table = scglmm.power(log2_fc=[1, 2], n_donors=[6, 8, 10], n_cells=[10, 100], **GENE)
     ax = scglmm.pl.power(table, x="log2_fc", hue="n_cells", style="n_donors", palette=["red", "black"], show=False)

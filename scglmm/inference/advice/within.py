@@ -13,7 +13,8 @@ STUDIES = re.compile(
 )
 PERSONAL = re.compile(r"^(sex|gender|ethnicity|race|ancestry)($|_)", re.I)
 NUISANCE = re.compile(
-    r"batch|lane|plate|chemistry|library|pool|phase|cycle|(^|_)(run|chip|flowcell|sequencer|plex)($|_|id|\d)", re.I
+    r"batch|lane|plate|sequenc|chemistry|library|pool|phase|cycle|(^|_)(run|chip|flowcell|sequencer|plex)($|_|id|\d)",
+    re.I,
 )
 
 
@@ -108,10 +109,11 @@ def _is_shared(layout: Layout, variable: Variable, group: str) -> str:
         return ""
     if PERSONAL.search(variable.name):
         return "person"
-    if STUDIES.search(variable.name):
-        return "study"
+    if NUISANCE.search(variable.name):
+        return ""
     # A treatment within donors is given to most of them.
-    return "study" if 2 * mixed < layout.groups[group].n_levels and not NUISANCE.search(variable.name) else ""
+    few = 2 * mixed < layout.groups[group].n_levels
+    return "study" if few or STUDIES.search(variable.name) else ""
 
 
 def _studies(layout: Layout, group: str) -> Iterator[str]:
