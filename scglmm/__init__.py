@@ -12,7 +12,7 @@ The package in dependency order, each layer importing only those above it in thi
     Estimates, tests, degrees of freedom, variance fractions.
 `scglmm.results`
     What is written to an AnnData, and how it is read back.
-`scglmm.tl`, `scglmm.get`, `scglmm.pl`, `scglmm.datasets`
+`scglmm.pp`, `scglmm.tl`, `scglmm.get`, `scglmm.pl`, `scglmm.power`, `scglmm.datasets`
     What a user calls.
 `scglmm.cli`
     The same from a shell.
@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from . import datasets, get, pl, tl
+from . import datasets, get, pl, pp, tl
+from ._power import power
 
 __version__ = version("scglmm")
-__all__ = ["datasets", "get", "pl", "tl"]
+__all__ = ["datasets", "get", "pl", "power", "pp", "tl"]

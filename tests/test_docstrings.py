@@ -13,9 +13,9 @@ import scglmm
 
 PUBLIC = {
     f"{module.__name__.removeprefix('scglmm.')}.{name}": getattr(module, name)
-    for module in (scglmm.tl, scglmm.get, scglmm.pl, scglmm.datasets)
+    for module in (scglmm.pp, scglmm.tl, scglmm.get, scglmm.pl, scglmm.datasets)
     for name in module.__all__
-}
+} | {"power": scglmm.power}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_examples(name):
     assert runner.summarize(verbose=False).failed == 0, "".join(said)
 
 
-@pytest.mark.parametrize("name", ["tl.nbmm", "tl.varpart", "datasets.psychad"])
+@pytest.mark.parametrize("name", ["tl.nbmm", "tl.varpart", "pp.check_design", "power", "pl.power", "datasets.psychad"])
 def test_there_is_an_example(name):
     assert ">>> " in PUBLIC[name].__doc__
 

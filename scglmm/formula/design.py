@@ -46,7 +46,7 @@ class Design:
     first_factor
         The first obs column among the fixed effects that holds categories, text or booleans; None where there is none.
     notes
-        Things worth saying to the user that are no error, one sentence or two each.
+        Things worth saying about how the formula was coded that are no error, one sentence or two each.
     spec
         How the fixed effects were coded, for `design_matrix`.
     data
@@ -189,14 +189,12 @@ def build_design(formula: Formula, obs: pd.DataFrame, *, na_action: str = "raise
     offset = _offset(parts.offsets, coder)
     factors, references = describe_factors(parts.fixed, coder, coded.spec)
 
-    random, notes = [], []
+    random = []
     for term, effects, group in zip(formula.random, parts.effects, parts.groups, strict=True):
         covariates = _covariates(effects, coder, str(term), factors)
-        design, remarks = random_design(term, group_cells(group, data), covariates)
-        random.append(design)
-        notes += remarks
+        random.append(random_design(term, group_cells(group, data), covariates))
     check_same_cells(list(formula.random), random)
-    notes += _overlaps(formula, parts.effects, coder)
+    notes = _overlaps(formula, parts.effects, coder)
     notes += _ordered(parts, raw, data)
     return Design(
         formula=formula,

@@ -94,12 +94,8 @@ def _combined(a: Grouping, b: Grouping) -> Grouping:
     return Grouping(codes.astype(np.int32), levels)
 
 
-def random_design(term: RandomTerm, grouping: Grouping, coded: Coded) -> tuple[RandomDesign, list[str]]:
+def random_design(term: RandomTerm, grouping: Grouping, coded: Coded) -> RandomDesign:
     """Put a random-effect term together.
-
-    Returns
-    -------
-    The term, and what is worth saying about it.
 
     Raises
     ------
@@ -121,24 +117,7 @@ def random_design(term: RandomTerm, grouping: Grouping, coded: Coded) -> tuple[R
             "of its own. The column that names the donor of each cell is probably meant."
         )
         raise DesignError(msg)
-    notes = []
-    if n_levels == 2:
-        notes.append(
-            f"The grouping factor {name!r} has only 2 levels, which tell little about the variance between levels. "
-            "Consider it as a fixed effect."
-        )
-    still = [
-        column
-        for j, column in enumerate(coded.names)
-        if column != INTERCEPT and _constant_within(coded.matrix[:, j], grouping)
-    ]
-    if still:
-        notes.append(
-            f"In {term}, {' and '.join(still)} {'is' if len(still) == 1 else 'are'} constant within every level of "
-            f"{name!r}: no level shows a slope. (1|{term.group}) is probably meant."
-        )
-    design = RandomDesign(name, grouping.levels, grouping.codes, coded.names, coded.matrix)
-    return design, notes
+    return RandomDesign(name, grouping.levels, grouping.codes, coded.names, coded.matrix)
 
 
 def check_same_cells(terms: list[RandomTerm], designs: list[RandomDesign]) -> None:
@@ -162,10 +141,3 @@ def check_same_cells(terms: list[RandomTerm], designs: list[RandomDesign]) -> No
                     f"one level of {first.group!r}, so their variances cannot be told apart. Keep one of them."
                 )
                 raise DesignError(msg)
-
-
-def _constant_within(values: np.ndarray, grouping: Grouping) -> bool:
-    """Whether a covariate has one value in each level."""
-    one = np.empty(len(grouping.levels))
-    one[grouping.codes] = values
-    return np.array_equal(one[grouping.codes], values)

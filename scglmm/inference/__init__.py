@@ -10,6 +10,8 @@ In dependency order:
     Degrees of freedom and tests of fixed effects, adjustment over genes.
 `varpart`
     Variance fractions.
+`advice`
+    What is unwise about a design, before the fit.
 `gene`, `genes`
     One gene; all genes, compressed and fitted block by block.
 """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from scglmm.pl._power import power
 from scglmm.pl._varpart import varpart
 from scglmm.pl._volcano import volcano
 
-__all__ = ["varpart", "volcano"]
+__all__ = ["power", "varpart", "volcano"]

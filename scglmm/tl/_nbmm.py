@@ -10,7 +10,7 @@ import numpy as np
 from scanpy import logging as logg
 
 from scglmm.compression.nodes import Nodes
-from scglmm.formula import Design
+from scglmm.inference.advice import WARNING, Layout, advise
 from scglmm.inference.genes import GeneFits, Options, fit_parts
 from scglmm.results.write import check_target, write_results
 
@@ -22,6 +22,7 @@ from ._table import make_tables
 from ._workers import effective_jobs, progress_bar
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 TABLE_BYTES = 256 * 2**20  # memory for the tables of a block of genes
@@ -156,10 +157,8 @@ def nbmm(
         adata = adata.copy()
     check_target(adata, key_added)
     run = prepare_run(adata, formula, options, mask_var)
-    for group in run.fitted:
-        _advise(group.design, group.name)
-
     check_moderation(run, moderate, method)
+    _advise(run, adata.obs)
     nodes = run.place_nodes()
     start = logg.info(_announce(formula, run, nodes))
     fits = _fit(run, nodes, Options(method=method, moderate=moderate), effective_jobs(n_jobs))
@@ -171,15 +170,19 @@ def nbmm(
     return adata if copy else None
 
 
-def _advise(design: Design, group: str | None = None) -> None:
-    if not design.random:
-        msg = (
-            "The formula has no random effect, so cells count as independent replicates and p-values are far too small "
-            "when cells share donors: add a term such as (1|donor)."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=3)
-    for note in design.notes:
-        logg.warning(note if group is None else f"group {group!r}: {note}")
+def _advise(run: Run, obs: pd.DataFrame) -> None:
+    """Advice on the designs; what several groups of cells have in common is said once."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for group in run.fitted:
+        first = np.unique(group.stratum, return_index=True)[1]
+        for advice in advise(Layout(group.design, obs.iloc[group.rows], group.frame, first)):
+            said.setdefault((advice.severity, str(advice)), []).append(group.name)
+    for (severity, text), names in said.items():
+        where = "" if names[0] is None else f"Group{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}: "
+        if severity == WARNING:
+            warnings.warn(where + text, UserWarning, stacklevel=3)
+        else:
+            logg.hint(where + text)
 
 
 def _announce(formula: str, run: Run, nodes: list[Nodes]) -> str:

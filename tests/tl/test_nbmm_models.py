@@ -16,6 +16,7 @@ import scglmm
 PER_COEFFICIENT = ("coef", "se", "stat", "dof", "pval", "padj")
 
 
+@pytest.mark.filterwarnings("ignore:Of the 4 levels of 'Dx.stim' only")  # two kinds of terms at once, no sound design
 def test_random_effects_have_their_columns(adata):
     scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + stim + (stim|SubID) + (1|Dx:stim)", mask_var="tested")
     fit = adata.varm["nbmm_fit"]
@@ -100,6 +101,7 @@ def test_quiet(adata, formula, capfd, log, verbosity):
     sc.settings.verbosity = verbosity
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "'stim' varies within all 12 levels")  # of the design, whatever the verbosity
         scglmm.tl.nbmm(adata, formula)
     out, err = capfd.readouterr()
     assert out == log.getvalue() == ""
