@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from scglmm.tl._contrast import contrast
 from scglmm.tl._nbmm import nbmm
 from scglmm.tl._refresh import refresh
 from scglmm.tl._varpart import varpart
 
-__all__ = ["nbmm", "refresh", "varpart"]
+__all__ = ["contrast", "nbmm", "refresh", "varpart"]
