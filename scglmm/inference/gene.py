@@ -277,13 +277,13 @@ def _reml_covariance(
 
 
 def _scaled_derivatives(frame: Frame, fitted: Fit) -> np.ndarray:
-    """Derivatives of the covariance of beta, premultiplied by a root of S, which is 0 on the boundaries."""
+    """Premultiply the derivatives of the covariance of beta by a root of S, which is 0 on the boundaries."""
     free = fitted.free
     half = np.linalg.cholesky(-fitted.hessian[np.ix_(free, free)])
     scaled = np.zeros_like(fitted.d_covariance)
     # S = (half half')^-1, so d'Sd is the sum of squares of half^-1 d.
-    flat = fitted.d_covariance[free].reshape(half.shape[0], -1)
-    scaled[free] = np.linalg.solve(half, flat).reshape(-1, *fitted.covariance.shape)
+    p = fitted.covariance.shape[0]
+    scaled[free] = np.linalg.solve(half, fitted.d_covariance[free].reshape(-1, p * p)).reshape(-1, p, p)
     return frame.back @ scaled @ frame.back.T
 
 

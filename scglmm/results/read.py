@@ -127,7 +127,7 @@ class StoredResult:
         return self._triangles("vcov", group)
 
     def dvcov(self, group: str | None = None) -> NDArray[np.float64] | None:
-        """What degrees of freedom of contrasts need, genes × m × p(p+1)/2; None where it was not stored.
+        """Give what degrees of freedom of contrasts need, genes × m × p(p+1)/2; None where it was not stored.
 
         Raises
         ------

@@ -91,8 +91,8 @@ class GeneTable:
         if self.dvcov is not None:
             self.dvcov = np.asarray(self.dvcov, dtype=np.float64)
             if self.dvcov.ndim != 3 or self.dvcov.shape[::2] != shapes["vcov"]:
-                n_entries = shapes["vcov"][1]
-                msg = f"`dvcov` has shape {self.dvcov.shape}; {n} genes and {p} coefficients need ({n}, m, {n_entries})."
+                need = f"({n}, m, {p * (p + 1) // 2})"
+                msg = f"`dvcov` has shape {self.dvcov.shape}; {n} genes and {p} coefficients need {need}."
                 raise ValueError(msg)
         if self.terms is not None and len(self.terms) != p:
             msg = f"`terms` has {len(self.terms)} entries for {p} coefficients."

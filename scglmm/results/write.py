@@ -257,7 +257,7 @@ def _derivatives(
     coefficients: Sequence[str],
     n_vars: int,
 ) -> NDArray[np.float64] | None:
-    """What degrees of freedom of contrasts need, genes × (groups ×) m × p(p+1)/2; None where no table has it."""
+    """Gather what degrees of freedom of contrasts need, genes × (groups ×) m × p(p+1)/2; None where no table has it."""
     having = {group: table for group, table in tables.items() if table.dvcov is not None}
     if not having:
         return None

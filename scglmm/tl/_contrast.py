@@ -213,8 +213,9 @@ class _Tested:
                 statistic, df2 = joint(L, *self.parts(group, names))
                 df1 = np.where(np.isnan(statistic), np.nan, len(rows))
                 pval = f_test(statistic, df1, df2)
-                values = (statistic * df1 if chi2 else statistic, df1, df2, pval, benjamini_hochberg(pval[:, None])[:, 0])
-                for name, value in zip(JOINT, values, strict=True):
+                padj = benjamini_hochberg(pval[:, None])[:, 0]
+                numbers = (statistic * df1 if chi2 else statistic, df1, df2, pval, padj)
+                for name, value in zip(JOINT, numbers, strict=True):
                     columns[joint_column(group, hypothesis.name, name)] = value
         if not columns:
             return {}

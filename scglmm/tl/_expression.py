@@ -13,14 +13,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
-from scglmm.formula.errors import FormulaError, point_at
+from scglmm.formula.errors import point_at
 
 Form = dict[str, float]
 """Weights of coefficients; under None the constant."""
 
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_AFTER_NAME = re.compile(r"\s*($|[-+*/)−`])")
+_AFTER_NAME = re.compile(r"$|[\s+*/)=<>,−-]")
 _SIGNS = {"+": 1.0, "-": -1.0, "−": -1.0}
 _MAX_DEPTH = 50
 
@@ -51,12 +52,11 @@ def parse_combination(text: str, names: Mapping[str, str], find: Callable[[str],
     reader = _Reader(text, names, find)
     form = reader.sum()
     if reader.rest():
-        raise reader.unexpected()
+        reader.unexpected()
     if form.pop(None, 0.0):
-        msg = "There is a number without a coefficient: a contrast is compared with 0 and has no constant."
-        raise point_at(text, 0, msg)
+        reader.fail("There is a number without a coefficient: a contrast is compared with 0 and has no constant.", 0)
     if not all(math.isfinite(weight) for weight in form.values()):
-        raise point_at(text, 0, "A weight is too large to be a number.")
+        reader.fail("A weight is too large to be a number.", 0)
     largest = max(map(abs, form.values()), default=0.0)
     return {name: weight for name, weight in form.items() if abs(weight) > 1e-14 * largest}
 
@@ -70,7 +70,7 @@ class _Reader:
         self.at = self.depth = 0
 
     def rest(self) -> str:
-        """What is left, without leading space."""
+        """Give what is left, without leading space."""
         while self.at < len(self.text) and self.text[self.at].isspace():
             self.at += 1
         return self.text[self.at :]
@@ -83,16 +83,18 @@ class _Reader:
             return rest[0]
         return ""
 
-    def error(self, message: str, at: int | None = None) -> FormulaError:
-        return point_at(self.text, self.at if at is None else at, message)
+    def fail(self, message: str, at: int | None = None) -> NoReturn:
+        """Raise an error that points at a place."""
+        raise point_at(self.text, self.at if at is None else at, message)
 
-    def unexpected(self) -> FormulaError:
+    def unexpected(self) -> NoReturn:
+        """Raise an error about what stands here after a complete factor."""
         symbol = self.rest()[0]
         if symbol in "=<>":
-            return self.error(f"{symbol!r} cannot stand here: every contrast is compared with 0.")
+            self.fail(f"{symbol!r} cannot stand here: every contrast is compared with 0.")
         if symbol == ",":
-            return self.error("Several contrasts to be tested jointly are a list of texts, not one text.")
-        return self.error(f"{symbol!r} cannot stand here: one of + - * / is expected.")
+            self.fail("Several contrasts to be tested jointly are a list of texts, not one text.")
+        self.fail(f"{symbol!r} cannot stand here: one of + - * / is expected.")
 
     def sum(self) -> Form:
         total = self.product()
@@ -108,17 +110,17 @@ class _Reader:
             if not (operator := self.take("*/")):
                 return form
             if self.text.startswith("*", self.at):
-                raise self.error("There are no powers in a contrast.", start)
+                self.fail("There are no powers in a contrast.", start)
             right = self.factor()
             if operator == "*" and not _is_number(form):
                 form, right = right, form
             number = form if operator == "*" else right
             if not _is_number(number):
                 what = "Coefficients cannot be multiplied" if operator == "*" else "A coefficient cannot be a divisor"
-                raise self.error(f"{what}: a contrast is linear.", start)
+                self.fail(f"{what}: a contrast is linear.", start)
             if operator == "/":
                 if right[None] == 0:
-                    raise self.error("This divides by 0.", start)
+                    self.fail("This divides by 0.", start)
                 form = {name: weight / right[None] for name, weight in form.items()}
             else:
                 form = {name: weight * form[None] for name, weight in right.items()}
@@ -126,7 +128,7 @@ class _Reader:
     def factor(self) -> Form:
         self.depth += 1
         if self.depth > _MAX_DEPTH:
-            raise self.error("This is nested too deeply.")
+            self.fail("This is nested too deeply.")
         try:
             return self._factor()
         finally:
@@ -134,26 +136,25 @@ class _Reader:
 
     def _factor(self) -> Form:
         if not self.rest():
-            raise self.error("Something is missing here: a coefficient, a number or a parenthesis.")
+            self.fail("Something is missing here: a coefficient, a number or a parenthesis.")
         if name := self.name_here():
             return {name: 1.0}
         if sign := self.take("+-−"):
             return {name: _SIGNS[sign] * weight for name, weight in self.factor().items()}
-        if found := _NUMBER.match(self.text, self.at):
-            # "2x" is a name that does not exist
-            if _AFTER_NAME.match(self.text, found.end()):
-                self.at = found.end()
-                return {None: float(found[0])}
+        found = _NUMBER.match(self.text, self.at)
+        if found and _AFTER_NAME.match(self.text, found.end()):  # "2x" is a name that does not exist
+            self.at = found.end()
+            return {None: float(found[0])}
         if self.text[self.at] in "*/)":
-            raise self.error(f"{self.text[self.at]!r} cannot stand here: a coefficient or a number is expected.")
+            self.fail(f"{self.text[self.at]!r} cannot stand here: a coefficient or a number is expected.")
         if self.text[self.at] == "(":
             return self.parenthesis()
         if self.text[self.at] == "`":
             end = self.text.find("`", self.at + 1)
             if end < 0:
-                raise self.error("This backtick is not closed.")
+                self.fail("This backtick is not closed.")
             name, self.at = self.text[self.at + 1 : end], end + 1
-            return {self.find(name): 1.0}
+            return {self.names.get(name) or self.find(name): 1.0}
         return {self.find(self.word()): 1.0}
 
     def parenthesis(self) -> Form:
@@ -161,9 +162,9 @@ class _Reader:
         self.at += 1
         form = self.sum()
         if self.rest() and not self.text.startswith(")", self.at):
-            raise self.unexpected()
+            self.unexpected()
         if not self.take(")"):
-            raise self.error("This parenthesis is not closed.", start)
+            self.fail("This parenthesis is not closed.", start)
         return form
 
     def name_here(self) -> str | None:
@@ -184,7 +185,7 @@ class _Reader:
             depth += (character in "([") - (character in ")]")
             self.at += 1
         if self.at == start:
-            raise self.unexpected()
+            self.unexpected()
         return self.text[start : self.at]
 
 

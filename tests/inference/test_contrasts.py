@@ -95,6 +95,22 @@ def test_stored_derivatives_give_the_degrees_of_freedom_of_coefficients(kind):
         assert df == fitted.df[j]
 
 
+def test_no_parameter_in_the_interior():
+    """A Poisson limit without donor variance: nothing that the covariance depends on is estimated."""
+    rng = np.random.default_rng(0)
+    donor = np.repeat(np.arange(10), 30)
+    X = np.column_stack([np.ones(300), donor % 2, rng.normal(size=300)])
+    y = np.zeros((300, 1))
+    y[rng.permutation(300)[:150]] = 1  # less spread than Poisson
+    fitted = fit_counts(y, np.zeros(300), X, [(donor, 10, X[:, :1])])[0]
+    assert fitted.status == "singular"
+    assert fitted.theta == np.inf
+    np.testing.assert_array_equal(fitted.d_vcov, np.zeros((2, 3, 3)))
+    np.testing.assert_array_equal(fitted.df, [8, 8, np.inf])
+    assert contrast(np.array([1.0, 1]), *parts(fitted, of=[1, 2]))[2] == 8
+    assert joint(np.eye(2), *parts(fitted, of=[1, 2]))[1] == 8
+
+
 def test_maximum_likelihood_has_no_derivatives():
     cells = models.simulate("one", seed=3)
     fitted = fit_cells(cells, "ml")
@@ -121,7 +137,11 @@ def test_genes_without_a_fit_and_coefficients_without_an_estimate(method):
     X = np.column_stack([np.ones(300), level == 1, level == 2, rng.normal(size=300)]).astype(float)
     full = rng.negative_binomial(2, 0.4, 300).astype(float)
     fits = fit_counts(
-        np.column_stack([full, full * (level != 2), full * (level == 0)]), np.zeros(300), X, [(donor, 15, X[:, :1])], method
+        np.column_stack([full, full * (level != 2), full * (level == 0)]),
+        np.zeros(300),
+        X,
+        [(donor, 15, X[:, :1])],
+        method,
     )
     assert [fit.status == "separated" for fit in fits] == [False, True, True]
     assert len({fit.d_vcov.shape for fit in fits}) == 1
@@ -191,7 +211,9 @@ def test_f_does_not_depend_on_how_the_hypotheses_are_written(seed):
 
 
 def test_combined_degrees_of_freedom():
-    df = np.array([[5.0, 5, 5], [4, 10, 30], [4, np.inf, np.inf], [np.inf, np.inf, np.inf], [2.0000001, 9, 9], [1.5, 9, 9]])
+    df = np.array(
+        [[5.0, 5, 5], [4, 10, 30], [4, np.inf, np.inf], [np.inf, np.inf, np.inf], [2.0000001, 9, 9], [1.5, 9, 9]]
+    )
     E = 4 / 2 + 10 / 8 + 30 / 28
     expected = [5, 2 * E / (E - 3), 2 * 4 / (4 - 3), np.inf, 2, 1.5]
     np.testing.assert_allclose(combine_df(df), expected, rtol=1e-6)
