@@ -80,6 +80,7 @@ def fit_gene(
     *,
     adjust_se: bool = False,
     null: bool = True,
+    limit: bool = False,
 ) -> GeneFit:
     """Fit one gene and the model without its fixed effects.
 
@@ -99,11 +100,13 @@ def fit_gene(
         Whether the model without fixed effects, which variance fractions need, is fitted as well.
     adjust_se
         REML: add to the covariance what the estimation of the variances costs, J S J' with J = dbeta/d(psi, theta).
+    limit
+        Whether a separated gene without a single estimate is fitted for the limit of its log-likelihood.
     """
     p = frame.X.shape[1]
     direction = separating_direction(frame.Q, data.y_sum)
     if direction is not None:
-        return _fit_separated(data, frame, direction, shift, method, adjust_se)
+        return _fit_separated(data, frame, direction, shift, method, adjust_se, limit)
     reml = method == "reml"
     exposure = float(data.nodes[0] @ data.nodes[1])
     rate = np.log(data.y_sum.sum() / exposure)
@@ -140,7 +143,7 @@ def fit_gene(
 
 
 def _fit_separated(
-    data: Data, frame: Frame, direction: np.ndarray, shift: float, method: str, adjust_se: bool
+    data: Data, frame: Frame, direction: np.ndarray, shift: float, method: str, adjust_se: bool, limit: bool
 ) -> GeneFit:
     """Fit what is left of a gene when a direction of the coefficients runs to infinity.
 
@@ -153,13 +156,13 @@ def _fit_separated(
     flat = frame.back @ null_space(frame.Q[strata])
     moves = np.abs(flat).max(axis=1) * np.abs(frame.X).max(axis=0)
     lost = moves > 1e-6 * moves.max()
-    if lost[np.ptp(frame.X, axis=0) > 0].all():
+    if lost[np.ptp(frame.X, axis=0) > 0].all() and not limit:
         return empty
     kept = ~lost
     kept[_independent(frame.X[np.ix_(strata, lost)], np.flatnonzero(lost), flat.shape[1])] = True
     sub = restrict(frame, strata, kept)
     carriers = [find_carrier(sub, contrast) for contrast in np.eye(sub.X.shape[1])]
-    fitted = fit_gene(_on_strata(data, strata), sub, carriers, shift, method, adjust_se=adjust_se)
+    fitted = fit_gene(_on_strata(data, strata), sub, carriers, shift, method, adjust_se=adjust_se, limit=limit)
     if fitted.status == NOT_CONVERGED:
         return empty
 

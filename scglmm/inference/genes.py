@@ -32,12 +32,14 @@ class Options:
     ----------
     method
         `"reml"` or `"ml"`.
-    adjust_se
+    adjust_se, null, limit
         See `scglmm.inference.gene.fit_gene`.
     """
 
     method: str = "reml"
     adjust_se: bool = False
+    null: bool = True
+    limit: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def _fit_task(
     fits, donors = [], []
     for g in range(tables.genes.size):
         data = responses[g]
-        fits.append(fit_gene(data, frame, carriers, shift, options.method, adjust_se=options.adjust_se))
+        choices = {"adjust_se": options.adjust_se, "null": options.null, "limit": options.limit}
+        fits.append(fit_gene(data, frame, carriers, shift, options.method, **choices))
         groups = frame.terms[0].codes if frame.terms else np.zeros(data.y_sum.size, np.int64)
         donors.append(np.unique(groups[data.y_sum > 0]).size)
     return fits, donors

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from scglmm.tl._contrast import contrast
+from scglmm.tl._lrt import lrt
 from scglmm.tl._nbmm import nbmm
 from scglmm.tl._refresh import refresh
 from scglmm.tl._varpart import varpart
 
-__all__ = ["contrast", "nbmm", "refresh", "varpart"]
+__all__ = ["contrast", "lrt", "nbmm", "refresh", "varpart"]
