@@ -20,7 +20,7 @@ from scglmm.results.write import assign, check_target, own
 if TYPE_CHECKING:
     from anndata import AnnData
 
-FEW_GENES = 30
+FEW_GENES = 50
 
 
 def shrink(
@@ -86,11 +86,11 @@ def shrink(
     Examples
     --------
     >>> import scglmm
-    >>> adata = scglmm.datasets.psychad()[:, :40].copy()
+    >>> adata = scglmm.datasets.psychad()[:, :60].copy()
     >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + (1|SubID)")
     >>> scglmm.tl.shrink(adata, "Dx[T.AD]")
     >>> scglmm.get.shrunken_df(adata, "Dx[T.AD]").shape
-    (40, 13)
+    (60, 14)
     """
     check_target(adata, key)
     result = read_result(adata, key)
