@@ -107,6 +107,9 @@ def nbmm(
         gene is absent in one condition); `too_few_counts`; `not_converged`; `not_selected`.
     ``adata.varm["nbmm_vcov"]``
         Array, genes × p(p+1)/2: covariance of the coefficients, lower triangle by rows.
+    ``adata.varm["nbmm_dvcov"]``
+        Array, genes × m × p(p+1)/2 (REML only): its derivatives with respect to the m variance parameters, scaled so
+        that a contrast c has ``df = 2 (c'Cc)^2 / sum_k (c'D_k c)^2``; see :func:`scglmm.tl.contrast`.
     ``adata.uns["nbmm"]``
         The model, and the arrays of `scanpy.tl.rank_genes_groups` (fold changes in log2).
 
