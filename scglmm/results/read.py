@@ -84,7 +84,17 @@ class StoredResult:
         return self.adata.varm[f"{self.key}_{table}"][compose(group, name)]
 
     def table(self, table: str, group: str | None = None) -> pd.DataFrame:
-        """Columns of one group in ``varm["{key}_{table}"]``, under their plain names; index: the genes."""
+        """Columns of one group in ``varm["{key}_{table}"]``, under their plain names; index: the genes.
+
+        Raises
+        ------
+        KeyError
+            The result has no such table, as contrasts have no variance fractions.
+        """
+        if f"{self.key}_{table}" not in self.adata.varm:
+            what = "variance fractions" if table == "varpart" else f"table {table!r}"
+            msg = f"The result {self.key!r} has no {what}: there is no {self.key + '_' + table!r} in `adata.varm`."
+            raise KeyError(msg)
         frame = pd.DataFrame(self.adata.varm[f"{self.key}_{table}"])
         names = {"varpart": self.sources, "fit": self.fit_columns}.get(table, self.coefficients)
         columns = [name for name in names if compose(group, name) in frame.columns]

@@ -63,8 +63,8 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
     if result.key not in adata.uns:
         msg = f"`adata.uns` has no entry {result.key!r}, which knows the offset of the run: run `scglmm.tl.nbmm` again."
         raise KeyError(msg)
-    old = pd.DataFrame(adata.varm[f"{result.key}_varpart"])
-    new = old.copy()
+    result.table("varpart", result.fitted_groups[0])  # fails for a result without variance fractions
+    new = pd.DataFrame(adata.varm[f"{result.key}_varpart"]).copy()
     exposure = float(adata.uns[result.key]["log_mean_exposure"])
     for group in result.fitted_groups:
         shares = result.table("varpart", group).drop(columns=[COUNT_NOISE, RESIDUALS])

@@ -250,7 +250,7 @@ def groups(toy) -> AnnData:
     return adata
 
 
-def test_groups(groups):
+def test_groups(groups, tmp_path):
     scglmm.tl.contrast(
         groups,
         {"AD - MCI": "Dx[T.AD] - Dx[T.MCI]", "AD - Age": "Dx[T.AD] - Age", "Dx": "Dx", "both": ["Age", "Sex[T.M]"]},
@@ -274,6 +274,12 @@ def test_groups(groups):
         assert scglmm.get.joint_df(groups, "both", group=group)["df1"].dropna().eq(2).all()
     assert read_result(groups, "nbmm_contrast").groups == read_result(groups).groups
     np.testing.assert_array_equal(np.isnan(groups.varm["nbmm_contrast_vcov"][:, 1]), True)
+    groups.write_h5ad(tmp_path / "a.h5ad")
+    again = sc.read_h5ad(tmp_path / "a.h5ad")
+    for name in ("nbmm_dvcov", "nbmm_contrast_dvcov"):
+        np.testing.assert_array_equal(again.varm[name], groups.varm[name])
+    table = (scglmm.get.joint_df(x, "Dx", group="B|naive") for x in (groups, again))
+    pd.testing.assert_frame_equal(*table)
 
 
 def test_groups_are_named_where_there_are_several(groups):
@@ -351,6 +357,9 @@ def test_other_bad_input(levels, method):
         scglmm.get.joint_df(levels, "level", group="B")
     with pytest.raises(KeyError, match="'nbmm' has no joint tests"):
         scglmm.get.joint_df(levels, key="nbmm")
+    for function in (scglmm.tl.varpart, scglmm.pl.varpart):
+        with pytest.raises(KeyError, match="The result 'nbmm_contrast' has no variance fractions"):
+            function(levels, key="nbmm_contrast")
     scglmm.tl.contrast(levels, "level")
     with pytest.raises(ValueError, match="has joint tests only"):
         scglmm.get.nbmm_df(levels, key="nbmm_contrast")
