@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from scglmm.get._joint_df import joint_df
+from scglmm.get._lrt_df import lrt_df
 from scglmm.get._nbmm_df import nbmm_df
+from scglmm.get._shrunken_df import shrunken_df
 
-__all__ = ["nbmm_df"]
+__all__ = ["joint_df", "lrt_df", "nbmm_df", "shrunken_df"]

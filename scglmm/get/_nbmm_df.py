@@ -135,6 +135,9 @@ def _groups(result: StoredResult, group: str | Sequence[str] | None) -> list[str
 
 def _coefficients(result: StoredResult, coef: str | Sequence[str] | None, groups: list[str | None]) -> list[str]:
     if coef is None:
+        if not result.coefficients:
+            msg = f"The result {result.key!r} has joint tests only: `scglmm.get.joint_df` reads them."
+            raise ValueError(msg)
         return result.tested or result.coefficients
     asked = [coef] if isinstance(coef, str) else list(coef)
     if not asked:

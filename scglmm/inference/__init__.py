@@ -8,6 +8,8 @@ In dependency order:
     Coefficients whose estimate would be infinite, found before the fit.
 `containment`, `wald`
     Degrees of freedom and tests of fixed effects, adjustment over genes.
+`contrasts`, `lrt`, `ash`
+    Contrasts and joint tests, likelihood ratio tests, shrunken effects.
 `varpart`
     Variance fractions.
 `advice`

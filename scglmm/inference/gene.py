@@ -38,6 +38,10 @@ class GeneFit:
         (p,) estimates, standard errors and degrees of freedom (inf for a z test), natural log.
     vcov
         (p, p) covariance of the estimates.
+    d_vcov
+        (m, p, p) its derivatives D with respect to the m variance parameters, premultiplied by a root of their
+        covariance S: a contrast c has ``df = 2 (c'Cc)^2 / sum_k (c'D_k c)^2``, C the covariance at fixed variances
+        (`vcov`, unless `adjust_se` was asked for). 0 for parameters on a boundary. m is 0 for maximum likelihood.
     theta
         Size of the negative binomial, inf at the Poisson limit.
     sigma
@@ -61,6 +65,7 @@ class GeneFit:
     se: np.ndarray
     df: np.ndarray
     vcov: np.ndarray
+    d_vcov: np.ndarray
     theta: float
     sigma: list[np.ndarray]
     loglik: float
@@ -83,6 +88,7 @@ def fit_gene(
     adjust_se: bool = False,
     null: bool = True,
     with_profile: bool = False,
+    limit: bool = False,
 ) -> GeneFit:
     """Fit one gene and the model without its fixed effects.
 
@@ -104,24 +110,28 @@ def fit_gene(
         REML: add to the covariance what the estimation of the variances costs, J S J' with J = dbeta/d(psi, theta).
     with_profile
         Whether the profile that moderation needs is wanted (`scglmm.inference.profile.can_profile` holds).
+    limit
+        Whether a separated gene without a single estimate is fitted for the limit of its log-likelihood.
     """
     p = frame.X.shape[1]
     direction = separating_direction(frame.Q, data.y_sum)
     if direction is not None:
-        return _fit_separated(data, frame, direction, shift, method, adjust_se)
+        return _fit_separated(data, frame, direction, shift, method, adjust_se, limit)
     reml = method == "reml"
     exposure = float(data.nodes[0] @ data.nodes[1])
     rate = np.log(data.y_sum.sum() / exposure)
     fitted = fit(data, frame.structure, frame.Q, reml, rate * frame.intercept)
     # At its lower limit theta says only that one cell has nearly all counts: nothing can be tested there.
     if fitted.status == FAILED or fitted.log_theta <= LOG_THETA_MIN:
-        return _empty(frame, NOT_CONVERGED, fitted)
+        return _empty(frame, NOT_CONVERGED, method, fitted)
     null_intercept, null_var = _fit_null(data, frame, reml, rate, fitted) if null else (np.nan, np.nan)
 
     if reml:
         vcov, df = _reml_covariance(frame, carriers, fitted, adjust_se)
+        d_vcov = _scaled_derivatives(frame, fitted)
     else:
         vcov, df = _ml_covariance(frame, fitted), np.full(p, np.inf)
+        d_vcov = np.empty((0, p, p))
     zero = ~fitted.free[p * (not reml) : -1]
     status = SINGULAR if zero.any() else POISSON_LIMIT if fitted.theta_at_limit else OK
     return GeneFit(
@@ -130,6 +140,7 @@ def fit_gene(
         se=np.sqrt(np.diag(vcov)),
         df=df,
         vcov=vcov,
+        d_vcov=d_vcov,
         theta=np.inf if fitted.theta_at_limit else float(np.exp(fitted.log_theta)),
         sigma=variances(frame, fitted.psi),
         loglik=fitted.value - (frame.log_det if reml else 0.0),
@@ -143,7 +154,7 @@ def fit_gene(
 
 
 def _fit_separated(
-    data: Data, frame: Frame, direction: np.ndarray, shift: float, method: str, adjust_se: bool
+    data: Data, frame: Frame, direction: np.ndarray, shift: float, method: str, adjust_se: bool, limit: bool
 ) -> GeneFit:
     """Fit what is left of a gene when a direction of the coefficients runs to infinity.
 
@@ -151,18 +162,18 @@ def _fit_separated(
     is flat, and so may be more of them: a coefficient that takes part in a flat direction has no estimate, the others
     keep theirs.
     """
-    empty = _empty(frame, SEPARATED)
+    empty = _empty(frame, SEPARATED, method)
     strata = ~(frame.Q @ direction < -1e-8)
     flat = frame.back @ null_space(frame.Q[strata])
     moves = np.abs(flat).max(axis=1) * np.abs(frame.X).max(axis=0)
     lost = moves > 1e-6 * moves.max()
-    if lost[np.ptp(frame.X, axis=0) > 0].all():
+    if lost[np.ptp(frame.X, axis=0) > 0].all() and not limit:
         return empty
     kept = ~lost
     kept[_independent(frame.X[np.ix_(strata, lost)], np.flatnonzero(lost), flat.shape[1])] = True
     sub = restrict(frame, strata, kept)
     carriers = [find_carrier(sub, contrast) for contrast in np.eye(sub.X.shape[1])]
-    fitted = fit_gene(_on_strata(data, strata), sub, carriers, shift, method, adjust_se=adjust_se)
+    fitted = fit_gene(_on_strata(data, strata), sub, carriers, shift, method, adjust_se=adjust_se, limit=limit)
     if fitted.status == NOT_CONVERGED:
         return empty
 
@@ -172,17 +183,22 @@ def _fit_separated(
         full[lost] = np.nan
         return full
 
-    vcov = np.full(frame.back.shape, np.nan)
-    vcov[np.ix_(kept, kept)] = fitted.vcov
-    vcov[lost] = np.nan
-    vcov[:, lost] = np.nan
+    def spread_square(values: np.ndarray) -> np.ndarray:
+        full = np.full((*values.shape[:-2], *frame.back.shape), np.nan)
+        at = np.flatnonzero(kept)
+        full[..., at[:, None], at] = values
+        full[..., lost, :] = np.nan
+        full[..., lost] = np.nan
+        return full
+
     return replace(
         fitted,
         status=SEPARATED,
         beta=spread(fitted.beta),
         se=spread(fitted.se),
         df=spread(fitted.df),
-        vcov=vcov,
+        vcov=spread_square(fitted.vcov),
+        d_vcov=spread_square(fitted.d_vcov),
         # The variance that an infinite effect explains is not a number.
         var_linpred=np.nan,
         null_intercept=np.nan,
@@ -274,6 +290,17 @@ def _reml_covariance(
     return frame.back @ reported @ frame.back.T, df
 
 
+def _scaled_derivatives(frame: Frame, fitted: Fit) -> np.ndarray:
+    """Premultiply the derivatives of the covariance of beta by a root of S, which is 0 on the boundaries."""
+    free = fitted.free
+    half = np.linalg.cholesky(-fitted.hessian[np.ix_(free, free)])
+    scaled = np.zeros_like(fitted.d_covariance)
+    # S = (half half')^-1, so d'Sd is the sum of squares of half^-1 d.
+    p = fitted.covariance.shape[0]
+    scaled[free] = np.linalg.solve(half, fitted.d_covariance[free].reshape(-1, p * p)).reshape(-1, p, p)
+    return frame.back @ scaled @ frame.back.T
+
+
 def _free_by_term(frame: Frame, fitted: Fit) -> list[np.ndarray]:
     """Which parameters of each random term are in the interior."""
     free = fitted.free[-1 - fitted.psi.size : -1]
@@ -304,8 +331,9 @@ def _df(
     return contained if np.isnan(contained) else min(df, contained)
 
 
-def _empty(frame: Frame, status: str, fitted: Fit | None = None) -> GeneFit:
+def _empty(frame: Frame, status: str, method: str, fitted: Fit | None = None) -> GeneFit:
     p = frame.X.shape[1]
+    m = frame.structure.psi_at.shape[1] + 1 if method == "reml" else 0
     missing = np.full(p, np.nan)
     return GeneFit(
         status=status,
@@ -313,6 +341,7 @@ def _empty(frame: Frame, status: str, fitted: Fit | None = None) -> GeneFit:
         se=missing,
         df=missing,
         vcov=np.full((p, p), np.nan),
+        d_vcov=np.full((m, p, p), np.nan),
         theta=np.nan,
         sigma=[np.full((len(t.columns),) * 2, np.nan) for t in frame.terms],
         loglik=np.nan,

@@ -20,7 +20,7 @@ from scglmm.engine.responses import Responses
 from .containment import Carrier, find_carrier
 from .frame import Frame
 from .gene import GeneFit, fit_gene
-from .moderation import NO_PRIOR, moderate, why_not_moderated
+from .moderation import NO_PRIOR, Moderated, moderate, why_not_moderated
 from .prior import Prior
 
 GENES_PER_TASK = 16
@@ -34,7 +34,7 @@ class Options:
     ----------
     method
         `"reml"` or `"ml"`.
-    adjust_se
+    adjust_se, null, limit
         See `scglmm.inference.gene.fit_gene`.
     moderate
         Whether the standard deviations of the random effects are integrated out under a prior from all genes
@@ -44,6 +44,8 @@ class Options:
     method: str = "reml"
     adjust_se: bool = False
     moderate: bool | None = False
+    null: bool = True
+    limit: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,13 +166,24 @@ def _moderate(fits: GeneFits, frame: Frame) -> GeneFits:
     found, prior = moderate([fit.profile for fit in fits.fits], np.log(fits.totals / frame.n_total), frame)
     if prior is None:
         return replace(fits, not_moderated=NO_PRIOR)
-    moderated = [
-        fit
-        if new is None
-        else replace(fit, beta=new.beta, se=new.se, df=new.df, vcov=new.vcov, moderated=new.variances, profile=None)
-        for fit, new in zip(fits.fits, found, strict=True)
-    ]
+    moderated = [fit if new is None else _with_prior(fit, new) for fit, new in zip(fits.fits, found, strict=True)]
     return replace(fits, fits=moderated, prior=prior)
+
+
+def _with_prior(fit: GeneFit, new: Moderated) -> GeneFit:
+    """Replace what the prior changes; `d_vcov` keeps its size, which is that of genes without a profile."""
+    d_vcov = np.zeros_like(fit.d_vcov)
+    d_vcov[: len(new.d_vcov)] = new.d_vcov
+    return replace(
+        fit,
+        beta=new.beta,
+        se=new.se,
+        df=new.df,
+        vcov=new.vcov,
+        d_vcov=d_vcov,
+        moderated=new.variances,
+        profile=None,
+    )
 
 
 class _Model:
@@ -203,7 +216,12 @@ def _fit_task(
     """Fit the genes of one small table."""
     responses = Responses(grid, tables, shift)
     fits, donors, totals = [], [], []
-    how = {"adjust_se": options.adjust_se, "with_profile": with_profile}
+    how = {
+        "adjust_se": options.adjust_se,
+        "null": options.null,
+        "limit": options.limit,
+        "with_profile": with_profile,
+    }
     for g in range(tables.genes.size):
         data = responses[g]
         fits.append(fit_gene(data, frame, carriers, shift, options.method, **how))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as field_of
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ class StoredResult:
         Names that the columns of the tables are made of, as stored.
     factors
         Levels of every factor of the formula.
+    terms
+        Term of every coefficient, as stored: "Dx[T.AD]" -> "Dx". Empty where it is not known.
     """
 
     adata: AnnData
@@ -49,11 +52,18 @@ class StoredResult:
     sources: list[str]
     fit_columns: list[str]
     factors: dict[str, list[str]]
+    terms: dict[str, str] = field_of(default_factory=dict)
 
     @property
     def tested(self) -> list[str]:
         """Coefficients without the intercept."""
         return [c for c in self.coefficients if c not in INTERCEPTS]
+
+    @property
+    def joint_tests(self) -> list[str]:
+        """Names of the joint tests of a result of :func:`scglmm.tl.contrast`."""
+        entry = self.adata.uns.get(self.key)
+        return _names(entry["joint"]) if isinstance(entry, Mapping) and "joint" in entry else []
 
     @property
     def fitted_groups(self) -> list[str | None]:
@@ -74,7 +84,17 @@ class StoredResult:
         return self.adata.varm[f"{self.key}_{table}"][compose(group, name)]
 
     def table(self, table: str, group: str | None = None) -> pd.DataFrame:
-        """Columns of one group in ``varm["{key}_{table}"]``, under their plain names; index: the genes."""
+        """Columns of one group in ``varm["{key}_{table}"]``, under their plain names; index: the genes.
+
+        Raises
+        ------
+        KeyError
+            The result has no such table, as contrasts have no variance fractions.
+        """
+        if f"{self.key}_{table}" not in self.adata.varm:
+            what = "variance fractions" if table == "varpart" else f"table {table!r}"
+            msg = f"The result {self.key!r} has no {what}: there is no {self.key + '_' + table!r} in `adata.varm`."
+            raise KeyError(msg)
         frame = pd.DataFrame(self.adata.varm[f"{self.key}_{table}"])
         names = {"varpart": self.sources, "fit": self.fit_columns}.get(table, self.coefficients)
         columns = [name for name in names if compose(group, name) in frame.columns]
@@ -114,14 +134,27 @@ class StoredResult:
         ValueError
             The list of groups is lost, and there were skipped ones.
         """
-        stored = np.asarray(self.adata.varm[f"{self.key}_vcov"])
+        return self._triangles("vcov", group)
+
+    def dvcov(self, group: str | None = None) -> NDArray[np.float64] | None:
+        """Give what degrees of freedom of contrasts need, genes × m × p(p+1)/2; None where it was not stored.
+
+        Raises
+        ------
+        ValueError
+            The list of groups is lost, and there were skipped ones.
+        """
+        return self._triangles("dvcov", group) if f"{self.key}_dvcov" in self.adata.varm else None
+
+    def _triangles(self, table: str, group: str | None) -> NDArray[np.float64]:
+        stored = np.asarray(self.adata.varm[f"{self.key}_{table}"])
         if self.groups is not None:
             if stored.shape[1] != len(self.groups):
                 msg = f"`adata.uns[{self.key!r}]` is gone, and with it the order of groups in the covariances."
                 raise ValueError(msg)
-            stored = stored[:, list(self.groups).index(group), :]
+            stored = stored[:, list(self.groups).index(group)]
         subset = [self.coefficients.index(c) for c in self.coefficients_in(group)]
-        return stored[:, triangle_positions(subset)]
+        return stored[..., triangle_positions(subset)]
 
     def find_group(self, group: str) -> str:
         """Give the stored spelling of a group.
@@ -171,8 +204,10 @@ class StoredResult:
         if own := coefficients_of(found, valid):
             listed = ", ".join(repr(c) for c in own)
             msg = f"{coef!r} is a factor, not a coefficient: ask for its coefficients, {listed}."
+        elif found in self.joint_tests:
+            msg = f"{coef!r} is a joint test, not a coefficient: `scglmm.get.joint_df` reads it."
         else:
-            msg = f"No coefficient {coef!r} in {where}. Coefficients: {near_first(found, valid)}."
+            msg = f"No coefficient {coef!r} in {where}. Coefficients: {near_first(found, valid) or 'none'}."
         raise KeyError(msg)
 
     def only_group(self) -> str | None:
@@ -249,6 +284,7 @@ def read_result(adata: AnnData, key: str = "nbmm") -> StoredResult:
         sources=_names(entry["sources"]),
         fit_columns=_names(entry["fit_columns"]),
         factors={str(f): _names(levels) for f, levels in dict(entry.get("factors", {})).items()},
+        terms=dict(zip(_names(entry["coefficients"]), _names(entry["terms"]), strict=True)) if "terms" in entry else {},
     )
 
 
@@ -258,7 +294,8 @@ def _names(stored: Any) -> list[str]:
 
 def _from_columns(adata: AnnData, key: str) -> StoredResult:
     """Read a result whose entry in `uns` is gone (``anndata.concat`` drops it) as far as columns tell."""
-    columns = {name: [str(c) for c in adata.varm[f"{key}_{name}"].columns] for name in ("coef", "varpart", "fit")}
+    tables = {name: adata.varm.get(f"{key}_{name}", pd.DataFrame()) for name in ("coef", "varpart", "fit")}
+    columns = {name: [str(c) for c in table.columns] for name, table in tables.items()}
     groups: dict[str, str] | None = None
     if "status" not in columns["fit"]:
         # every group has this column, and nothing but a group comes before it

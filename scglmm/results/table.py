@@ -50,6 +50,11 @@ class GeneTable:
     positions
         Position of every gene in `adata.var`. Needed only where `genes` is a selection and names are
         duplicated.
+    dvcov
+        Array, genes × m × p(p+1)/2: what the degrees of freedom of contrasts need, see
+        `scglmm.inference.gene.GeneFit.d_vcov`; each of the m triangles as in `vcov`. None where there are none.
+    terms
+        Term of every coefficient, as it is spelled in the formula; its own name where it belongs to none.
 
     Raises
     ------
@@ -69,6 +74,8 @@ class GeneTable:
     varpart: pd.DataFrame
     fit: pd.DataFrame
     positions: NDArray[np.intp] | None = None
+    dvcov: NDArray[np.float64] | None = None
+    terms: list[str] | None = None
 
     def __post_init__(self) -> None:
         self.genes = pd.Index(self.genes)
@@ -81,6 +88,15 @@ class GeneTable:
                 msg = f"`{name}` has shape {array.shape}; {n} genes and {p} coefficients need {shape}."
                 raise ValueError(msg)
             setattr(self, name, array)
+        if self.dvcov is not None:
+            self.dvcov = np.asarray(self.dvcov, dtype=np.float64)
+            if self.dvcov.ndim != 3 or self.dvcov.shape[::2] != shapes["vcov"]:
+                need = f"({n}, m, {p * (p + 1) // 2})"
+                msg = f"`dvcov` has shape {self.dvcov.shape}; {n} genes and {p} coefficients need {need}."
+                raise ValueError(msg)
+        if self.terms is not None and len(self.terms) != p:
+            msg = f"`terms` has {len(self.terms)} entries for {p} coefficients."
+            raise ValueError(msg)
         for name in ("varpart", "fit"):
             if len(frame := getattr(self, name)) != n:
                 msg = f"`{name}` has {len(frame)} rows for {n} genes."

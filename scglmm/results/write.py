@@ -26,6 +26,9 @@ from scglmm.results.writable import strings, writable
 TABLES = (*PER_COEFFICIENT, "vcov", "varpart", "fit")
 """Suffixes of the keys in `varm`: ``{key}_{suffix}``."""
 
+OPTIONAL = ("dvcov",)
+"""Suffixes of keys that not every result has."""
+
 _PARAMS = {
     "groupby": None,
     "reference": None,
@@ -70,7 +73,13 @@ def check_target(adata: AnnData, key: str, argument: str = "key_added") -> None:
         raise ValueError(msg)
 
 
-def write_results(adata: AnnData, key: str, tables: Mapping[str | None, GeneTable], info: Mapping[str, Any]) -> None:
+def write_results(
+    adata: AnnData,
+    key: str,
+    tables: Mapping[str | None, GeneTable],
+    info: Mapping[str, Any],
+    further: Mapping[str, pd.DataFrame] | None = None,
+) -> None:
     """Write the tables of one result to `adata.varm` and `adata.uns[key]`, all of it or none.
 
     Parameters
@@ -93,6 +102,8 @@ def write_results(adata: AnnData, key: str, tables: Mapping[str | None, GeneTabl
           group, with a column `status` and whatever else there is to say about a group. By default the groups of
           `tables`, with the status "ok".
         * `coefficients` is replaced by the coefficients of the tables, as they are spelled in the columns.
+    further
+        More tables, one row per gene of `adata`: suffix -> table.
 
     Raises
     ------
@@ -107,12 +118,14 @@ def write_results(adata: AnnData, key: str, tables: Mapping[str | None, GeneTabl
     Written to `adata.varm`, with "/" in names replaced by "∕" (U+2215) and ``{group}|`` before every column
     where there are groups: ``{key}_coef``, ``_se``, ``_stat``, ``_dof``, ``_pval``, ``_padj`` (genes ×
     coefficients, natural log scale), ``{key}_varpart`` (genes × sources), ``{key}_fit`` (genes × columns of
-    the fit) and ``{key}_vcov`` (genes × p(p+1)/2, or genes × groups × p(p+1)/2, NaN for skipped groups and
-    coefficients that a group lacks).
+    the fit), ``{key}_vcov`` (genes × p(p+1)/2, or genes × groups × p(p+1)/2, NaN for skipped groups and
+    coefficients that a group lacks) and, where a table has it, ``{key}_dvcov`` (genes × m × p(p+1)/2, or
+    genes × groups × m × p(p+1)/2, m that of the group with most).
 
     Written to `adata.uns[key]`: `info`, `params`, the record arrays of :mod:`scglmm.results.rank_genes`,
-    `coefficients`, `sources` and `fit_columns` (the names that columns are made of), `varm_keys` (what
-    belongs to this result) and, where there are groups, `groups` (a DataFrame, index group, column `status` first).
+    `coefficients`, `sources` and `fit_columns` (the names that columns are made of), `terms` (the term of each
+    coefficient, where it is known), `varm_keys` (what belongs to this result) and, where there are groups,
+    `groups` (a DataFrame, index group, column `status`).
 
     Whatever stops the assignment (KeyboardInterrupt included), `adata.varm` and `adata.uns` are put back as
     they were.
@@ -120,6 +133,8 @@ def write_results(adata: AnnData, key: str, tables: Mapping[str | None, GeneTabl
     check_target(adata, key)
     key = storable(key)
     frames, entry = _build(adata, key, tables, info)
+    frames |= {f"{key}_{suffix}": table for suffix, table in (further or {}).items()}
+    entry["varm_keys"] = strings(list(frames))
     own(adata)
     stale = set(_owned_keys(adata, key)) - set(frames)
     varm = {name: value for name, value in adata.varm.items() if name not in stale} | frames
@@ -192,13 +207,16 @@ def _build(
         }
         frames[f"{key}_{suffix}"] = _frame(columns, adata.var_names)
     frames[f"{key}_vcov"] = _covariances(tables, rows, groups, names["coefficients"], adata.n_vars)
+    if (dvcov := _derivatives(tables, rows, groups, names["coefficients"], adata.n_vars)) is not None:
+        frames[f"{key}_dvcov"] = dvcov
     for suffix in ("varpart", "fit"):
         columns = {
             compose(group, str(c)): _take_column(getattr(table, suffix)[c], rows[group])
             for group, table in tables.items()
             for c in getattr(table, suffix).columns
         }
-        frames[f"{key}_{suffix}"] = _frame(columns, adata.var_names)
+        if columns:  # contrasts have no variance fractions
+            frames[f"{key}_{suffix}"] = _frame(columns, adata.var_names)
 
     params = info.pop("params", None)
     if params is None:
@@ -207,7 +225,9 @@ def _build(
     entry = writable(info)
     entry["params"] = writable(_PARAMS | dict(params), "info['params']")
     entry |= {name: strings([storable(n) for n in listed]) for name, listed in names.items()}
-    entry["varm_keys"] = strings(list(frames))
+    if all(table.terms is not None for table in fitted):
+        term_of = {c: term for table in fitted for c, term in zip(table.coefficients, table.terms, strict=True)}
+        entry["terms"] = strings([storable(term_of[c]) for c in names["coefficients"]])
     if groups is not None:
         entry["groups"] = listing.set_axis(pd.Index([storable(g) for g in groups], dtype=object))
     entry |= rank_arrays(
@@ -254,6 +274,31 @@ def _covariances(
     return out[:, 0, :] if groups is None else out
 
 
+def _derivatives(
+    tables: Mapping[str | None, GeneTable],
+    rows: Mapping[str | None, NDArray[np.intp]],
+    groups: list[str] | None,
+    coefficients: Sequence[str],
+    n_vars: int,
+) -> NDArray[np.float64] | None:
+    """Gather what degrees of freedom of contrasts need, genes × (groups ×) m × p(p+1)/2; None where no table has it."""
+    having = {group: table for group, table in tables.items() if table.dvcov is not None}
+    if not having:
+        return None
+    m = max(table.dvcov.shape[1] for table in having.values())
+    out = np.full((n_vars, 1 if groups is None else len(groups), m, triangle_size(len(coefficients))), np.nan)
+    for group, table in having.items():
+        place = 0 if groups is None else groups.index(str(group))
+        target = triangle_positions([coefficients.index(c) for c in table.coefficients])
+        has = rows[group] >= 0
+        values = table.dvcov[rows[group][has]]
+        # a group with fewer parameters: nothing depends on those it lacks
+        values = np.pad(values, ((0, 0), (0, m - values.shape[1]), (0, 0)))
+        values[np.isnan(values[:, :1]).repeat(m, axis=1)] = np.nan
+        out[np.ix_(has, [place], np.arange(m), target)] = values[:, None]
+    return out[:, 0] if groups is None else out
+
+
 def _take(values: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
     """Values of the given rows, NaN for row -1."""
     out = np.full(len(rows), np.nan)
@@ -289,6 +334,6 @@ def _owned_keys(adata: AnnData, key: str) -> list[str]:
     """Keys of `varm` that belong to the result `key`: the tables, and what it lists as its own."""
     entry = adata.uns.get(key)
     listed = entry.get("varm_keys", ()) if isinstance(entry, Mapping) else ()
-    own = [f"{key}_{suffix}" for suffix in TABLES]
+    own = [f"{key}_{suffix}" for suffix in (*TABLES, *OPTIONAL)]
     own += [str(name) for name in listed if str(name).startswith(f"{key}_")]
     return [name for name in dict.fromkeys(own) if name in adata.varm]

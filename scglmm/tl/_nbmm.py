@@ -114,6 +114,9 @@ def nbmm(
         `not_selected`.
     ``adata.varm["nbmm_vcov"]``
         Array, genes × p(p+1)/2: covariance of the coefficients, lower triangle by rows.
+    ``adata.varm["nbmm_dvcov"]``
+        Array, genes × m × p(p+1)/2 (REML only): its derivatives with respect to the m variance parameters, scaled so
+        that a contrast c has ``df = 2 (c'Cc)^2 / sum_k (c'D_k c)^2``; see :func:`scglmm.tl.contrast`.
     ``adata.uns["nbmm"]``
         The model, `moderation` (its status, the prior and its trend with mean expression), and the arrays of
         `scanpy.tl.rank_genes_groups` (fold changes in log2).

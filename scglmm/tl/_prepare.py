@@ -65,7 +65,7 @@ class Run:
     def place_nodes(self) -> list[Nodes]:
         """Place the nodes of every group."""
         return [
-            make_nodes(group.stratum, offset, _tolerance(summary))
+            make_nodes(group.stratum, offset, tolerance(summary))
             for group, offset, summary in zip(self.fitted, self.offsets, self.summaries, strict=True)
         ]
 
@@ -144,7 +144,7 @@ def _offsets(
     return [np.log(total) for total in totals], "log(total count)"
 
 
-def _tolerance(summary: Summary) -> float:
+def tolerance(summary: Summary) -> float:
     """Relative error of the nodes that keeps the absolute error of every gene's log-likelihood below 1e-4.
 
     A count contributes at most about log(1 + mu/theta) < 20 to the sums that are interpolated.

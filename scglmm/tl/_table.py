@@ -94,6 +94,10 @@ def make_table(
     pval = two_sided(stat, dof)
     lower = np.tril_indices(p)
     vcov = spread(fits.column("vcov").reshape(-1, p, p)[:, lower[0], lower[1]])
+    # without a single fit nothing says how many parameters there are
+    m = fits.fits[0].d_vcov.shape[0] if fits.fits else 0
+    dvcov = spread(fits.column("d_vcov").reshape(-1, m, p, p)[..., lower[0], lower[1]]) if m else None
+    terms = dict(enumerate(design.columns)) | {j: term.name for term in design.terms for j in term.columns}
     columns = source.columns[positions]
     fit = pd.DataFrame({"theta": spread(fits.column("theta"))})
     for name, values in _variance_columns(frame, fits).items():
@@ -128,6 +132,8 @@ def make_table(
         varpart=_varpart(design, frame, offset, coef, fit, spread(variances), varpart_method),
         fit=fit,
         positions=positions,
+        dvcov=dvcov,
+        terms=[terms[j] for j in range(p)],
     )
 
 

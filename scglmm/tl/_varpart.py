@@ -63,6 +63,7 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
     if result.key not in adata.uns:
         msg = f"`adata.uns` has no entry {result.key!r}, which knows the offset of the run: run `scglmm.tl.nbmm` again."
         raise KeyError(msg)
+    result.table("varpart", result.fitted_groups[0])  # fails for a result without variance fractions
     old = pd.DataFrame(adata.varm[f"{result.key}_varpart"])
     new = old.copy()
     entry = adata.uns[result.key]

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from scglmm.inference.containment import find_carrier
+from scglmm.inference.contrasts import contrast
 from scglmm.inference.wald import benjamini_hochberg, satterthwaite, two_sided
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -80,9 +81,15 @@ def test_satterthwaite_against_numerical_derivatives(kind):
     np.testing.assert_allclose(fitted.beta, beta, atol=1e-7)
     np.testing.assert_allclose(fitted.vcov, covariance, rtol=1e-6)
     S = np.linalg.inv(-second_derivatives(lambda x: dense.criterion(x, joint=True), par))
-    d = jacobian(lambda x: np.diag(mode_of(dense, x)[1]), par)
+    derivatives = jacobian(lambda x: mode_of(dense, x)[1], par)
+    d = np.einsum("kcc->kc", derivatives)
     df = 2 * np.diag(covariance) ** 2 / np.einsum("ic,ij,jc->c", d, S, d)
     np.testing.assert_allclose(fitted.df, df, rtol=1e-4)
+    c = np.array([0.3, -1.0, 0.7])
+    d = np.einsum("i,kij,j->k", c, derivatives, c)
+    df = 2 * (c @ covariance @ c) ** 2 / (d @ S @ d)
+    of_contrast = contrast(c, *(np.array([x]) for x in (fitted.beta, fitted.vcov, fitted.d_vcov, fitted.df)))
+    np.testing.assert_allclose(of_contrast[2], df, rtol=1e-4)
 
     J = jacobian(lambda x: mode_of(dense, x)[0], par)
     adjusted = fit_cells(cells, adjust_se=True)
