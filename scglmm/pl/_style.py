@@ -7,12 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import matplotlib as mpl
+import numpy as np
+from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like, to_hex, to_rgb
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from scanpy import settings
+
+from scglmm.results.names import storable
 
 COLUMN_WIDTH = 3.5
 """Width of one column of a journal, in inches."""
@@ -35,6 +40,17 @@ GREY_POINT = "#A6A6A6"
 GREY_LINE = "#595959"
 GREYS = {"CountNoise": "#8C8C8C", "Residuals": "#D4D4D4"}
 """Tones of the sources of variance that are not of interest."""
+
+STATUS_COLOURS = {
+    "ok": OKABE_ITO["blue"],
+    "singular": OKABE_ITO["orange"],
+    "poisson_limit": OKABE_ITO["green"],
+    "separated": OKABE_ITO["vermillion"],
+    "not_converged": OKABE_ITO["purple"],
+    "too_few_counts": "#8C8C8C",
+    "not_selected": "#D4D4D4",
+}
+"""Colour of every status of a gene; those that were not fitted are grey."""
 
 _RC = {
     "font.size": FONTSIZE,
@@ -97,6 +113,14 @@ def wrap(name: str, width: int) -> str:
     return "\n".join(line.strip() for line in lines)
 
 
+def log_limits(values: NDArray[np.float64], margin: float = 0.04) -> tuple[float, float]:
+    """Limits of a logarithmic axis that leave a margin around positive values."""
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
+    factor = max(high / low, 10.0) ** margin
+    return float(low / factor), float(high * factor)
+
+
 def legend_above(
     ax: Axes, handles: Sequence[Artist], labels: Sequence[str], title: str | None = None, **spacing: float
 ) -> int:
@@ -148,8 +172,45 @@ def source_colours(sources: Sequence[str], palette: str | Sequence[str] | Mappin
     sources
         Names of the sources.
     palette
-        Colours for some sources by name, a list of colours for those that are not grey, or the name of a
-        colormap.
+        As in :func:`colours_of`; a list is for the sources that are not grey.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`colours_of`.
+    """
+    named = GREYS | dict(palette) if isinstance(palette, Mapping) else GREYS
+    coloured = [source for source in sources if source not in named]
+    return colours_of(sources, dict(named) | colours_of(coloured, None if isinstance(palette, Mapping) else palette))
+
+
+def category_colours(
+    adata: AnnData, column: str | None, levels: Sequence[str], palette: str | Sequence[str] | Mapping[str, str] | None
+) -> dict[str, str]:
+    """Colour of every level of an obs column: the palette's, scanpy's ``adata.uns["{column}_colors"]``, or ours.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`colours_of`.
+    """
+    stored = adata.uns.get(f"{column}_colors")
+    if palette is None and stored is not None and column in adata.obs and hasattr(adata.obs[column], "cat"):
+        known = dict(zip((storable(c) for c in adata.obs[column].cat.categories), map(str, stored), strict=False))
+        if all(is_color_like(known.get(storable(level))) for level in levels):
+            palette = {level: known[storable(level)] for level in levels}
+    return colours_of(levels, palette)
+
+
+def colours_of(names: Sequence[str], palette: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Colour of every name.
+
+    Parameters
+    ----------
+    names
+        What needs a colour.
+    palette
+        Colours of some by name, a list of colours, or the name of a colormap. The others get Okabe and Ito's.
 
     Raises
     ------
@@ -157,29 +218,29 @@ def source_colours(sources: Sequence[str], palette: str | Sequence[str] | Mappin
         The palette is too short, or holds something that is not a colour.
     """
     named = dict(palette) if isinstance(palette, Mapping) else {}
-    coloured = [s for s in sources if s not in GREYS and s not in named]
+    others = [name for name in names if name not in named]
     if palette is None or isinstance(palette, Mapping):
         base = list(OKABE_ITO.values())
-        # lighter rounds of the same colours where there are more sources than colours
-        colours = [_lighter(base[i % len(base)], i // len(base)) for i in range(len(coloured))]
+        # lighter rounds of the same colours where there are more names than colours
+        colours = [_lighter(base[i % len(base)], i // len(base)) for i in range(len(others))]
     elif isinstance(palette, str):
         if palette not in mpl.colormaps:
             msg = f"`palette` {palette!r} is not the name of a colormap."
             raise ValueError(msg)
         colormap = mpl.colormaps[palette]
-        steps = range(len(coloured))
-        colours = [to_hex(colormap(i if colormap.N < 64 else i / max(len(coloured) - 1, 1))) for i in steps]
+        steps = range(len(others))
+        colours = [to_hex(colormap(i if colormap.N < 64 else i / max(len(others) - 1, 1))) for i in steps]
     else:
         colours = list(palette)
-        if len(colours) < len(coloured):
-            msg = f"`palette` has {len(colours)} colours for {len(coloured)} sources: {', '.join(coloured)}."
+        if len(colours) < len(others):
+            msg = f"`palette` has {len(colours)} colours for {len(others)} names: {', '.join(map(str, others))}."
             raise ValueError(msg)
-    out = GREYS | dict(zip(coloured, colours, strict=False)) | named
-    for source in sources:
-        if not is_color_like(out[source]):
-            msg = f"`palette` gives {source!r} the colour {out[source]!r}, which is not a colour."
+    out = dict(zip(others, colours, strict=False)) | named
+    for name in names:
+        if not is_color_like(out[name]):
+            msg = f"`palette` gives {name!r} the colour {out[name]!r}, which is not a colour."
             raise ValueError(msg)
-    return {source: to_hex(out[source]) for source in sources}
+    return {name: to_hex(out[name]) for name in names}
 
 
 def _lighter(colour: str, rounds: int) -> str:
