@@ -11,7 +11,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatterMathtext, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from scglmm.pl._docs import document
@@ -22,6 +21,7 @@ from scglmm.pl._style import (
     axes_for,
     finish,
     journal_style,
+    label_log_axis,
     legend_above,
     log_limits,
     open_frame,
@@ -124,6 +124,7 @@ def dispersion(
             panels = list(grid)
         for panel, column in zip(panels, wanted, strict=True):
             _panel(panel, fit, column, size, trend)
+        label_log_axis(panels[-1].xaxis, *panels[-1].get_xlim())
         panels[-1].set_xlabel("mean count per cell", fontsize=FONTSIZE)
         fig.align_ylabels(panels)
         if title is None:
@@ -197,13 +198,7 @@ def _panel(ax: Axes, fit: pd.DataFrame, column: str, size: float, trend: Mapping
             zorder=4,
             label="trend",
         )
-    if high / low > 100:
-        ax.yaxis.set_major_locator(LogLocator(10, numticks=6))
-        ax.yaxis.set_major_formatter(LogFormatterMathtext())
-    else:
-        ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=8))
-        ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    label_log_axis(ax.yaxis, low, high)
     name = "theta" if is_theta else f"sd of {readable(column[4:-1])}"
     ax.set_ylabel(wrap(name, 22), fontsize=FONTSIZE, parse_math=False)
 

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullFormatter
 from scanpy import logging as logg
 from scipy import stats
 
@@ -29,6 +28,7 @@ from scglmm.pl._style import (
     category_colours,
     finish,
     journal_style,
+    label_log_axis,
     legend_above,
     open_frame,
     wrap,
@@ -168,7 +168,7 @@ def donors(
         for found, colour, beside in ((naive, _NAIVE, 0.17), (estimate, "black", 0.0)):
             if found is not None:
                 handles.append(draw(ax, found, scale, colour, beside))
-                names.append(f"{'model' if colour == 'black' else 'cells as replicates'}, {100 * level:g}%")
+                names.append(f"{'estimate' if colour == 'black' else 'cells as replicates'}, {100 * level:g}%")
         if numeric:
             ax.set_xlabel(x, fontsize=FONTSIZE)
         else:
@@ -312,11 +312,7 @@ def _limits(ax: Axes, rates: np.ndarray, estimate: _Estimate | None, scale: floa
     step = max(high / low, 3.0) ** 0.06
     zero = low / step**1.5
     ax.set_ylim((zero if (rates == 0).any() else low) / step, high * step**1.6)
-    # a range within one decade has no power of ten to label
-    narrow = high / low < 30
-    ax.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=12))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    label_log_axis(ax.yaxis, *ax.get_ylim())
     return float(zero)
 
 
@@ -385,7 +381,11 @@ def _draw_estimates(ax: Axes, found: _Estimate, scale: float, colour: str, besid
     at, y = found.at + beside, scale * np.exp(found.mean)
     ends = scale * np.exp(np.stack([found.low, found.high]))
     halo = [withStroke(linewidth=3.0, foreground="white")]
-    marker = {"marker": "D" if colour == "black" else "s", "markersize": 4.0, "markeredgecolor": "white"}
+    marker = {
+        "marker": "D" if colour == "black" else "s",
+        "markersize": 3.6 if colour == "black" else 2.6,
+        "markeredgecolor": "white",
+    }
     for place, low, high in zip(at, *ends, strict=True):
         ax.plot([place, place], [low, high], color=colour, linewidth=1.4, zorder=4, path_effects=halo)
     ax.plot(at, y, linestyle="", color=colour, markeredgewidth=0.5, zorder=5, label="estimate", **marker)

@@ -107,7 +107,7 @@ def dotplot(
         row, column = np.indices(values.shape)
         tested = np.isfinite(values) & np.isfinite(padj)
         # dots take up to 0.9 of a cell
-        mapped = colour_bar(fig, ax, colours, limit, beyond=bool((np.abs(values[tested]) > limit).any()))
+        mapped = colour_bar(fig, ax, colours, limit, values[tested])
         for significant in (False, True):
             rows = tested & ((padj < padj_cutoff) == significant)
             ax.scatter(

@@ -113,7 +113,7 @@ def forest(
     colours = _colours(adata, found, column, palette)
     quantile = stats.t.ppf((1 + level) / 2, found.df)
     half = quantile * found.se
-    limit = _limit(found.log2_fc, half) if xmax is None else xmax
+    limits = _limits(found.log2_fc, half) if xmax is None else (-xmax, xmax)
 
     n_rows, n_each = (len(found.labels), 1) if single else (len(found.genes), len(found.labels))
     if title is None:
@@ -125,7 +125,8 @@ def forest(
         fit_height = ax is None and figsize is None
         fig, ax = axes_for(ax, figsize or (COLUMN_WIDTH, height))
         open_frame(ax)
-        ax.set_xlim(-limit * 1.06, limit * 1.06)
+        margin = 0.04 * (limits[1] - limits[0])
+        ax.set_xlim(limits[0] - margin, limits[1] + margin)
         ax.set_ylim(n_rows - 0.5, -0.5)
         for row in range(0, n_rows, 2):
             ax.axhspan(row - 0.5, row + 0.5, color="#F3F3F3", linewidth=0, zorder=0)
@@ -134,7 +135,7 @@ def forest(
             for j, label in enumerate(found.labels):
                 place = j if single else i + _SPREAD * ((j + 0.5) / n_each - 0.5)
                 estimate = found.log2_fc[i, j], half[i, j], found.padj[i, j] < padj_cutoff
-                _interval(ax, place, *estimate, limit, colours[label], str(found.status[i, j]), f"{gene}: {label}")
+                _interval(ax, place, *estimate, limits, colours[label], str(found.status[i, j]), f"{gene}: {label}")
         names = [wrap(label, 24) for label in found.labels] if single else found.genes
         ax.set_yticks(range(n_rows), names, fontstyle="normal" if single else "italic", parse_math=False)
         ax.tick_params(axis="y", length=0)
@@ -164,11 +165,16 @@ def _colours(
     return category_colours(adata, column, found.labels, palette)
 
 
-def _limit(estimate: np.ndarray, half: np.ndarray) -> float:
-    """Limit of the axis: all intervals, unless they would take most of the room from the estimates."""
-    size = float(np.nanmax(np.abs(estimate)))
-    ends = float(np.nanmax(np.abs(estimate) + half, initial=size))
-    return max(min(ends, max(2.0 * size, float(np.nanquantile(np.abs(estimate) + half, 0.9)))), 0.05)
+def _limits(estimate: np.ndarray, half: np.ndarray) -> tuple[float, float]:
+    """Choose the ends of the axis: 0 and all intervals, unless a few would take most of the room from the estimates."""
+    known = np.isfinite(estimate) & np.isfinite(half)
+    estimate, half = estimate[known], half[known]
+    if not estimate.size:
+        return -1.0, 1.0
+    spread = max(float(np.ptp(np.append(estimate, 0.0))), 0.05)
+    room = max(spread, float(np.quantile(half, 0.9)))
+    low, high = estimate - np.minimum(half, room), estimate + np.minimum(half, room)
+    return float(min(low.min(), -0.1 * spread)), float(max(high.max(), 0.1 * spread))
 
 
 def _interval(
@@ -177,20 +183,30 @@ def _interval(
     estimate: float,
     half: float,
     significant: bool,
-    limit: float,
+    limits: tuple[float, float],
     colour: str,
     status: str,
     label: str,
 ) -> None:
     if not np.isfinite(estimate) or not np.isfinite(half):
-        ax.text(0.02 * limit, place, status, va="center", fontsize=5.5, color=GREY_LINE)
+        ax.annotate(
+            status,
+            (0, place),
+            xytext=(2, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=5.5,
+            color=GREY_LINE,
+        )
         return
-    low, high = max(estimate - half, -limit), min(estimate + half, limit)
+    low, high = np.clip([estimate - half, estimate + half], *limits)
     ax.plot([low, high], [place, place], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=3)
-    for end, marker in ((low, "<"), (high, ">")):
-        if (end == -limit and marker == "<") or (end == limit and marker == ">"):
-            ax.plot(end, place, marker=marker, color=colour, markersize=3.2, markeredgewidth=0, clip_on=False, zorder=3)
-    if abs(estimate) <= limit:
+    style = {"color": colour, "markersize": 3.2, "markeredgewidth": 0, "clip_on": False, "zorder": 3}
+    if estimate - half < limits[0]:
+        ax.plot(limits[0], place, marker="<", **style)
+    if estimate + half > limits[1]:
+        ax.plot(limits[1], place, marker=">", **style)
+    if limits[0] <= estimate <= limits[1]:
         ax.plot(
             estimate,
             place,

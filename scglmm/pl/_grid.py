@@ -90,12 +90,12 @@ def open_grid(
     return fig, ax
 
 
-def colour_bar(fig: Figure, ax: Axes, cmap: Colormap, limit: float, *, beyond: bool) -> ScalarMappable:
+def colour_bar(fig: Figure, ax: Axes, cmap: Colormap, limit: float, values: NDArray[np.float64]) -> ScalarMappable:
     """Bar that explains the colours, at the right; pointed where values are beyond its ends."""
+    beyond = int((values < -limit).any()) + 2 * int((values > limit).any())
+    extend = ("neither", "min", "max", "both")[beyond]
     colours = ScalarMappable(Normalize(-limit, limit), cmap)
-    bar = fig.colorbar(
-        colours, ax=ax, shrink=0.75, aspect=14, pad=0.03, anchor=(0.0, 1.0), extend="both" if beyond else "neither"
-    )
+    bar = fig.colorbar(colours, ax=ax, shrink=0.75, aspect=14, pad=0.03, anchor=(0.0, 1.0), extend=extend)
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=6.5, width=0.5, length=2.0)
     bar.set_label("log$_2$ fold change", fontsize=FONTSIZE - 1)

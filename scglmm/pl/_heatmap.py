@@ -93,19 +93,29 @@ def heatmap(
         found = found.take(similar_together(found.log2_fc))
 
     with journal_style():
-        fig, ax = open_grid(ax, found, figsize, swap_axes=swap_axes, extra=0.2 * bool(cutoffs))
-        values = np.ma.masked_invalid(swapped(found.log2_fc, swap_axes))
+        fig, ax = open_grid(ax, found, figsize, swap_axes=swap_axes, extra=0.1 + 0.1 * len(cutoffs))
+        log2_fc = swapped(found.log2_fc, swap_axes)
+        values = np.ma.array(log2_fc, mask=~np.isfinite(log2_fc))
         edges = [np.arange(n + 1) - 0.5 for n in values.shape[::-1]]
         ax.pcolormesh(*edges, values, cmap=colours, vmin=-limit, vmax=limit, edgecolors="white", linewidth=0.6)
-        beyond = bool((np.abs(values) > limit).any())
-        mapped = colour_bar(fig, ax, colours, limit, beyond=beyond)
+        mapped = colour_bar(fig, ax, colours, limit, values.compressed())
+        if cutoffs or values.mask.any():
+            _explain(fig, ax, cutoffs, missing=bool(values.mask.any()))
         _write_stars(ax, swapped(found.padj, swap_axes), values, mapped, cutoffs)
-        if cutoffs:
-            key_of_stars = ", ".join(f"{'*' * (i + 1)} FDR < {cut:g}" for i, cut in enumerate(cutoffs))
-            ax.set_xlabel(key_of_stars, fontsize=6.0)
         if title := found.shared if title is None else title:
             ax.set_title(title, loc="left", fontsize=FONTSIZE, fontweight="bold", parse_math=False)
     return finish(fig, ax, show=show, return_fig=return_fig)
+
+
+def _explain(fig: Figure, ax: Axes, cutoffs: list[float], *, missing: bool) -> None:
+    """Say below the grid what stars and grey mean, in one line where there is room for it."""
+    parts = [f"{'*' * (i + 1)} FDR < {cut:g}" for i, cut in enumerate(cutoffs)]
+    parts += ["grey: no estimate"] * missing
+    fig.draw_without_rendering()
+    # a character of this size is about 3.4 points wide
+    room = (fig.bbox.x1 - ax.get_window_extent().x0) / fig.dpi * 72 / 3.4
+    line = "   ".join(parts)
+    ax.set_xlabel(line if len(line) < room else "\n".join(parts), fontsize=6.0, loc="left")
 
 
 def _write_stars(

@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 
 from scglmm.pl._docs import document
 from scglmm.pl._points import CUT_OFF_STYLE, class_legend, classify, draw_points, name_points, point_size, reach
-from scglmm.pl._style import COLUMN_WIDTH, FONTSIZE, axes_for, finish, journal_style, log_limits, open_frame
+from scglmm.pl._style import (
+    COLUMN_WIDTH,
+    FONTSIZE,
+    axes_for,
+    finish,
+    journal_style,
+    label_log_axis,
+    log_limits,
+    open_frame,
+)
 from scglmm.pl._tested import tested_genes
 
 
@@ -95,12 +104,14 @@ def ma(
         open_frame(ax)
         ax.set_xscale("log")
         ax.set_xlim(log_limits(x))
-        ax.set_ylim(-limit * 1.06, limit * 1.06)
+        margin = 0.05 * np.ptp(y) + 0.02 * limit
+        ax.set_ylim(y.min() - margin, y.max() + margin)
         draw_points(ax, x, y, kind, place, size)
         ax.axhline(0, color="#D9D9D9", linewidth=0.6, zorder=0)
         if 0 < log2fc_cutoff < limit:
             for at in (-log2fc_cutoff, log2fc_cutoff):
                 ax.axhline(at, linestyle=(0, (1, 2)), **CUT_OFF_STYLE)
+        label_log_axis(ax.xaxis, *ax.get_xlim())
         ax.set_xlabel("mean count per cell", fontsize=FONTSIZE)
         ax.set_ylabel("log$_2$ fold change", fontsize=FONTSIZE)
         class_legend(ax, kind, tested.title if title is None else title)

@@ -10,6 +10,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from scanpy import logging as logg
 from scipy import stats
 
@@ -161,7 +162,7 @@ def ranef(
             if kind != ""
         ]
         labels = [str(kind) for kind in colours if kind != ""]
-        handles.append(Line2D([], [], color="#DDDDDD", linewidth=5.0))
+        handles.append(Patch(facecolor="#E0E0E0", linewidth=0))
         labels.append(f"± estimated sd, {sd:.2f}")
         legend_above(ax, handles, labels, title or None, handlelength=1.2)
     return finish(fig, ax, show=show, return_fig=return_fig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -135,20 +136,25 @@ def _stacked(ax: Axes, counts: pd.DataFrame, colours: dict[str, str], reasons: d
     for name, row in counts.iterrows():
         ax.barh(places, row, left=left, color=colours[name], height=0.75, linewidth=0, label=name)
         left += row.to_numpy()
-    for place, reason in enumerate(reasons.values()):
-        if reason:
-            ax.annotate(
-                reason,
-                (0, place),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=6.5,
-                color="#595959",
-            )
     ax.set_xlim(0, max(left.max(), 1))
     ax.set_yticks(places, [wrap(readable(g), 22) for g in counts.columns], parse_math=False)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     handles = [Patch(facecolor=colours[name], linewidth=0) for name in counts.index]
-    return legend_above(ax, handles, list(counts.index), title or None, handlelength=0.9, handleheight=0.9)
+    rows = legend_above(ax, handles, list(counts.index), title or None, handlelength=0.9, handleheight=0.9)
+    # a character of this size is about 3.5 points wide
+    width = int(ax.get_window_extent().width / ax.get_figure(root=True).dpi * 72 / 3.5)
+    for place, reason in enumerate(reasons.values()):
+        if reason:
+            ax.annotate(
+                textwrap.fill(reason, max(width, 12), max_lines=2, placeholder=" …"),
+                (0, place),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=6.0,
+                linespacing=1.0,
+                color="#595959",
+                parse_math=False,
+            )
+    return rows

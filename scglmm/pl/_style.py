@@ -12,8 +12,10 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import is_color_like, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogFormatterMathtext, LogLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 from scanpy import settings
 
@@ -119,6 +121,30 @@ def log_limits(values: NDArray[np.float64], margin: float = 0.04) -> tuple[float
     low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
     factor = max(high / low, 10.0) ** margin
     return float(low / factor), float(high * factor)
+
+
+def label_log_axis(axis: Axis, low: float, high: float) -> None:
+    """Put plain numbers on a logarithmic axis: powers of ten, with 2 and 5 between them where there are few.
+
+    Parameters
+    ----------
+    axis
+        The axis.
+    low, high
+        Its limits.
+    """
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        ticks = [digit * 10.0**power for power in decades for digit in digits if low <= digit * 10.0**power <= high]
+        if len(ticks) >= 3:
+            break
+    # powers of ten, but not more than six of them
+    ticks = ticks[:: -(-len(ticks) // 6)] if len(digits) == 1 else ticks
+    large = max(ticks, default=1.0) > 1e4 or min(ticks, default=1.0) < 1e-3
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(LogFormatterMathtext() if large and len(digits) == 1 else "{x:g}")
+    axis.set_minor_locator(NullLocator() if len(digits) > 3 else LogLocator(10, subs=range(2, 10), numticks=99))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_above(
