@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ from scglmm.pl._style import (
     label_log_axis,
     legend_above,
     open_frame,
+    turn_if_crowded,
     wrap,
 )
 from scglmm.results import StoredResult, read_result
@@ -176,6 +178,7 @@ def donors(
             n = points[x].value_counts()
             ax.set_xticks(range(len(levels)), [f"{wrap(str(v), 14)}\n(n = {n.get(v, 0)})" for v in levels])
             ax.tick_params(axis="x", length=0)
+            turn_if_crowded(ax)
             if estimate is not None:
                 _write_tests(ax, result, group, row, x, levels)
         ax.set_ylabel(y_label, fontsize=FONTSIZE)
@@ -311,7 +314,8 @@ def _limits(ax: Axes, rates: np.ndarray, estimate: _Estimate | None, scale: floa
         high = max(high, min(scale * np.exp(estimate.high.max()), high * 30))
     step = max(high / low, 3.0) ** 0.06
     zero = low / step**1.5
-    ax.set_ylim((zero if (rates == 0).any() else low) / step, high * step**1.6)
+    # room for two lines of text above the points
+    ax.set_ylim((zero if (rates == 0).any() else low) / step, high * step**2.4)
     label_log_axis(ax.yaxis, *ax.get_ylim())
     return float(zero)
 
@@ -419,19 +423,30 @@ def _zero_handle() -> Line2D:
 
 
 def _write_tests(ax: Axes, result: StoredResult, group: str | None, gene: int, x: str, levels: list) -> None:
-    """Write what the tests of the levels of a treatment-coded factor say, where no interaction makes them partial."""
+    """Write what the tests of the levels of a treatment-coded factor say.
+
+    Not where an interaction makes them partial, and not where there is no room.
+    """
     names = [f"{storable(x)}[T.{storable(str(level))}]" for level in levels]
     own = [c for c in result.coefficients_in(group) if x in c]
     if not own or set(own) - set(names):
         return
+    notes: dict[int, str] = {}
     for place, name in enumerate(names):
         if name not in own:
-            ax.annotate("reference", (place, 1.0), xycoords=("data", "axes fraction"), **_NOTE)
+            notes[place] = "reference"
             continue
         test = result.gene_rows(name, group).iloc[gene]
         if np.isfinite(test["pval"]):
-            text = f"log$_2$FC {test['log2_fc']:.2f}, FDR {_number(test['padj'])}".replace("-", "−")
-            ax.annotate(text, (place, 1.0), xycoords=("data", "axes fraction"), **_NOTE)
+            notes[place] = f"log$_2$FC {test['log2_fc']:.2f}\nFDR {_number(test['padj'])}".replace("-", "−")
+    written = [
+        ax.annotate(text, (place, 1.0), xycoords=("data", "axes fraction"), **_NOTE) for place, text in notes.items()
+    ]
+    ax.get_figure(root=True).draw_without_rendering()
+    extents = [note.get_window_extent() for note in written]
+    if any(a.overlaps(b) for a, b in pairwise(extents)):
+        for note in written:
+            note.remove()
 
 
 _NOTE = {

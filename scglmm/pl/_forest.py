@@ -172,7 +172,7 @@ def _limits(estimate: np.ndarray, half: np.ndarray) -> tuple[float, float]:
     if not estimate.size:
         return -1.0, 1.0
     spread = max(float(np.ptp(np.append(estimate, 0.0))), 0.05)
-    room = max(spread, float(np.quantile(half, 0.9)))
+    room = max(1.5 * spread, 3.0 * float(np.median(half)))
     low, high = estimate - np.minimum(half, room), estimate + np.minimum(half, room)
     return float(min(low.min(), -0.1 * spread)), float(max(high.max(), 0.1 * spread))
 

@@ -121,14 +121,14 @@ def ranef(
             raise KeyError(msg)
         column = columns[0]
     kinds = None if color is None else _kinds(adata, cells.rows, cells.design.formula, term, color)
-    found = refit(cells, row)
+    order = [result.coefficients_in(group).index(storable(c)) for c in cells.design.columns]
+    coef, se = (result.table(name, group).to_numpy()[row][order] for name in ("coef", "se"))
+    found = None if np.isnan(coef).all() else refit(cells, row)
     if found is None:
         status = result.column("fit", "status", group).astype(str).iloc[row]
-        msg = f"{label} cannot be fitted (status {status}): it has no random effects."
+        msg = f"{label} was not fitted (status {status}): it has no random effects."
         raise ValueError(msg)
-    order = [result.coefficients_in(group).index(c) for c in map(storable, cells.design.columns)]
-    stored = (result.table(name, group).to_numpy()[row][order] for name in ("coef", "se"))
-    if not found.agrees(*stored):
+    if not found.agrees(coef, se):
         logg.warning(
             f"Fitting {label} again gives other coefficients than those in `adata.varm`: the cells, the counts or the "
             "way of fitting are not the same."

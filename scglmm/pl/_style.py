@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -121,6 +122,14 @@ def log_limits(values: NDArray[np.float64], margin: float = 0.04) -> tuple[float
     low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
     factor = max(high / low, 10.0) ** margin
     return float(low / factor), float(high * factor)
+
+
+def turn_if_crowded(ax: Axes) -> None:
+    """Write the labels of the x axis upwards where they would overlap."""
+    ax.get_figure(root=True).draw_without_rendering()
+    extents = [label.get_window_extent() for label in ax.get_xticklabels()]
+    if any(a.padded(2).overlaps(b) for a, b in pairwise(extents)):
+        ax.tick_params(axis="x", rotation=90)
 
 
 def label_log_axis(axis: Axis, low: float, high: float) -> None:
