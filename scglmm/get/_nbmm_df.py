@@ -154,8 +154,11 @@ def _wide(
 ) -> pd.DataFrame:
     """Put tables with a row per gene of `adata.var` beside each other; rows in the order of each gene's best."""
     keep = np.any([block.pop("keep") for block in blocks], axis=0)
-    every = pd.concat(blocks)
-    order = np.arange(len(keep)) if sort_by is None else pd.unique(_sorted(every, sort_by).index.to_numpy())
+    if sort_by is None:
+        untested = np.all([block["pval"].isna() for block in blocks], axis=0)
+        order = np.argsort(untested, kind="stable")
+    else:
+        order = pd.unique(_sorted(pd.concat(blocks), sort_by).index.to_numpy())
     shared = [c for c in blocks[0].columns if c not in COLUMNS or c == "gene"]
     columns = {name: blocks[0][name] for name in shared}
     for block, (group, coef) in zip(blocks, labels, strict=True):

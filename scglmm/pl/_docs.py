@@ -14,6 +14,8 @@ _PARAMETERS = {
     "group": "Group, for results with `groupby`. Needed where more than one was fitted.",
     "padj_cutoff": "Genes with an adjusted p-value below this are significant.",
     "gene_symbols": "Column of `adata.var` with the names to write; `genes` are looked up in it as well.",
+    "adjust_text": "Place the names with the package adjustText (``pip install 'scglmm[labels]'``) instead of with "
+    "our own placement, which leaves out a name rather than let two overlap, and follows changes of size and zoom.",
     "title": "Title, instead of the one that says what is shown; an empty one leaves it out.",
     "figsize": "Width and height of a new figure, in inches. By default one column of a journal wide (3.5).",
     "show": "Show the figure; by default as set in ``scanpy.settings.autoshow``.",

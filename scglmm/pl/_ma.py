@@ -10,7 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scglmm.pl._docs import document
-from scglmm.pl._points import CUT_OFF_STYLE, class_legend, classify, draw_points, name_points, point_size, reach
+from scglmm.pl._points import (
+    CUT_OFF_STYLE,
+    check_adjust_text,
+    class_legend,
+    classify,
+    draw_points,
+    name_points,
+    point_size,
+    reach,
+)
 from scglmm.pl._style import (
     COLUMN_WIDTH,
     FONTSIZE,
@@ -38,6 +47,7 @@ def ma(
     gene_symbols: str | None = None,
     ymax: float | None = None,
     size: float | None = None,
+    adjust_text: bool = False,
     title: str | None = None,
     figsize: tuple[float, float] = (COLUMN_WIDTH, 2.8),
     show: bool | None = None,
@@ -69,6 +79,7 @@ def ma(
         without significance whose fold changes are far beyond those of the others.
     size
         Area of a point in square points. By default smaller for more genes.
+    {adjust_text}
     {figure}
 
     Returns
@@ -81,6 +92,8 @@ def ma(
         No such result, coefficient, group, `gene_symbols` or gene.
     ValueError
         `coef` or `group` is needed and was not given, or no gene has a p-value.
+    ImportError
+        `adjust_text` was asked for, and adjustText is not installed.
 
     Examples
     --------
@@ -89,6 +102,7 @@ def ma(
     >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + Age + (1|SubID)")
     >>> ax = scglmm.pl.ma(adata, "Dx[T.AD]", genes="PTPRG", show=False)
     """
+    check_adjust_text(adjust_text)
     tested = tested_genes(adata, key, coef, group, genes, gene_symbols)
     table = tested.table
     log2_fc, x = table["log2_fc"].to_numpy(), table["mean"].to_numpy(dtype=float)
@@ -117,5 +131,5 @@ def ma(
         class_legend(ax, kind, tested.title if title is None else title)
         chosen = tested.to_name(significant, n_labels)
         names = [str(name) for name in table["label"].to_numpy()[chosen]]
-        name_points(ax, x, y, chosen, names, significant, size)
+        name_points(ax, x, y, chosen, names, significant, size, adjust_text=adjust_text)
     return finish(fig, ax, show=show, return_fig=return_fig)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -81,11 +83,45 @@ def name_points(
     names: list[str],
     significant: NDArray[np.bool_],
     size: float,
+    *,
+    adjust_text: bool,
 ) -> None:
     """Write the names of some genes beside their points, and say which found no room."""
     xy = np.column_stack([x, y])
+    if adjust_text:
+        _name_with_adjust_text(ax, xy, chosen, names)
+        return
     weights = np.where(significant, 4.0, 0.8)
     written = PointLabels(ax, xy[chosen], names, xy, weights, radius=np.sqrt(size / np.pi))
     ax.get_figure(root=True).draw_without_rendering()
     if left_out := written.left_out:
         logg.warning(f"No room for the names of {', '.join(left_out)}: enlarge the figure or name fewer genes.")
+
+
+def check_adjust_text(adjust_text: bool) -> None:
+    """Check that adjustText is there if it is wanted.
+
+    Raises
+    ------
+    ImportError
+        It is not; the message says how to install it.
+    """
+    if adjust_text and importlib.util.find_spec("adjustText") is None:
+        msg = "`adjust_text=True` needs the package adjustText: install it with `pip install 'scglmm[labels]'`."
+        raise ImportError(msg)
+
+
+def _name_with_adjust_text(ax: Axes, xy: NDArray[np.float64], chosen: NDArray[np.intp], names: list[str]) -> None:
+    """Place names with adjustText, which moves them once and for all: the layout has to be final."""
+    from adjustText import adjust_text
+
+    ax.get_figure(root=True).draw_without_rendering()
+    texts = [
+        ax.text(*xy[row], name, fontsize=6.5, fontstyle="italic", parse_math=False, zorder=7)
+        for row, name in zip(chosen, names, strict=True)
+    ]
+    for text in texts:
+        text.set_in_layout(False)
+    if texts:
+        lines = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY_LINE}
+        adjust_text(texts, x=xy[:, 0], y=xy[:, 1], ax=ax, arrowprops=lines)

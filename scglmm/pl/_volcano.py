@@ -13,7 +13,16 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from scglmm.pl._docs import document
-from scglmm.pl._points import CUT_OFF_STYLE, class_legend, classify, draw_points, name_points, point_size, reach
+from scglmm.pl._points import (
+    CUT_OFF_STYLE,
+    check_adjust_text,
+    class_legend,
+    classify,
+    draw_points,
+    name_points,
+    point_size,
+    reach,
+)
 from scglmm.pl._style import COLUMN_WIDTH, FONTSIZE, GREY_LINE, axes_for, finish, journal_style, open_frame
 from scglmm.pl._tested import tested_genes
 
@@ -33,6 +42,7 @@ def volcano(
     xmax: float | None = None,
     ymax: float | None = None,
     size: float | None = None,
+    adjust_text: bool = False,
     title: str | None = None,
     figsize: tuple[float, float] = (COLUMN_WIDTH, 3.3),
     show: bool | None = None,
@@ -66,6 +76,7 @@ def volcano(
         (0.5% at most) without significance whose fold changes are far beyond those of the others.
     size
         Area of a point in square points. By default smaller for more genes.
+    {adjust_text}
     {figure}
 
     Returns
@@ -78,6 +89,8 @@ def volcano(
         No such result, coefficient, group, `gene_symbols` or gene.
     ValueError
         `coef` or `group` is needed and was not given, or no gene has a p-value.
+    ImportError
+        `adjust_text` was asked for, and adjustText is not installed.
 
     Examples
     --------
@@ -86,6 +99,7 @@ def volcano(
     >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + Age + (1|SubID)")
     >>> ax = scglmm.pl.volcano(adata, "Dx[T.AD]", n_labels=2, show=False)
     """
+    check_adjust_text(adjust_text)
     tested = tested_genes(adata, key, coef, group, genes, gene_symbols)
     table = tested.table
     significant = tested.significant(padj_cutoff, log2fc_cutoff)
@@ -106,7 +120,7 @@ def volcano(
         class_legend(ax, kind, tested.title if title is None else title, (line, f"FDR {padj_cutoff:g}"))
         chosen = tested.to_name(significant, n_labels)
         names = [str(name) for name in table["label"].to_numpy()[chosen]]
-        name_points(ax, x, y, chosen, names, significant, size)
+        name_points(ax, x, y, chosen, names, significant, size, adjust_text=adjust_text)
     return finish(fig, ax, show=show, return_fig=return_fig)
 
 

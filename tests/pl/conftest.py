@@ -24,7 +24,7 @@ def _figures():
 
 
 @pytest.fixture
-def said():
+def log():
     """What scanpy's logger says."""
     before = sc.settings.logfile
     sc.settings.logfile = stream = io.StringIO()

@@ -88,12 +88,12 @@ def test_paired_donors_are_connected(paired, assert_readable):
     assert len(lines) == 6
 
 
-def test_gene_without_counts_in_one_condition(paired, said, assert_readable):
+def test_gene_without_counts_in_one_condition(paired, log, assert_readable):
     ax = scglmm.pl.donors(paired, "GENE3", show=False)
     assert_readable(ax.get_figure())
     assert len(donor_points(ax)["no counts"]) == 6
     assert estimates(ax) == []
-    assert "GENE3 has no estimate (status separated)" in said.getvalue()
+    assert "GENE3 has no estimate (status separated)" in log.getvalue()
     assert "no counts" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 

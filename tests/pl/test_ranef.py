@@ -100,18 +100,18 @@ def test_many_levels_are_not_named(toy, assert_readable):
     assert ax.get_ylabel() == "60 levels of SubID"
 
 
-def test_changed_data_are_noticed(small, said):
+def test_changed_data_are_noticed(small, log):
     adata = small.copy()
     adata.X.data[: adata.X.nnz // 3] += 1
     scglmm.pl.ranef(adata, "GENE2", show=False)
-    assert "Fitting GENE2 again gives other coefficients than those in `adata.varm`" in said.getvalue()
+    assert "Fitting GENE2 again gives other coefficients than those in `adata.varm`" in log.getvalue()
 
 
-def test_variance_of_zero(small, said, assert_readable):
+def test_variance_of_zero(small, log, assert_readable):
     gene = next(g for g in small.var_names if small.varm["nbmm_fit"].loc[g, "status"] == "singular")
     ax = scglmm.pl.ranef(small, gene, show=False)
     assert_readable(ax.get_figure())
-    assert f"The variance of 'SubID' is estimated at 0 for {gene}" in said.getvalue()
+    assert f"The variance of 'SubID' is estimated at 0 for {gene}" in log.getvalue()
 
 
 @pytest.mark.parametrize(
