@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -16,10 +15,21 @@ from matplotlib.patheffects import withStroke
 from scanpy import logging as logg
 from scipy import stats
 
-from scglmm.formula import design_matrix
 from scglmm.pl._docs import document
+from scglmm.pl._donor_rates import (
+    Estimate,
+    choose_donor,
+    choose_x,
+    contrasts_of,
+    donor_rates,
+    exposure_scale,
+    interval,
+    is_number,
+    levels_of,
+    stored_estimate,
+)
 from scglmm.pl._genes import find_gene
-from scglmm.pl._refit import Cells, fitted_cells, without_donors
+from scglmm.pl._refit import fitted_cells, without_donors
 from scglmm.pl._style import (
     COLUMN_WIDTH,
     FONTSIZE,
@@ -27,34 +37,24 @@ from scglmm.pl._style import (
     OKABE_ITO,
     axes_for,
     category_colours,
+    check_level,
     finish,
     journal_style,
     label_log_axis,
+    label_places,
     legend_above,
     open_frame,
-    turn_if_crowded,
     wrap,
 )
 from scglmm.results import StoredResult, read_result
-from scglmm.results.names import near_first, readable, storable
+from scglmm.results.names import readable, storable
 
-_LIBRARY = 50
-"""Median exposure from which on exposures are library sizes."""
 _AREA = (5.0, 60.0)
 """Area of the points with the fewest and the most cells, in square points."""
 _SPREAD = 0.3
+_MARGIN, _TEXT, _LEGEND = 6.0, 24.0, 34.0
+"""Heights in points: of the margin above the points, of what is written there, of the legend above the axes."""
 _NAIVE = OKABE_ITO["purple"]
-_CURVE = 40
-
-
-@dataclass(frozen=True)
-class _Estimate:
-    """Fitted rates on the log scale: at every level, or along the curve."""
-
-    at: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 @document
@@ -123,7 +123,8 @@ def donors(
     KeyError
         No such result, group, gene, or column, or the model is no longer in `adata.uns`.
     ValueError
-        `group` is needed and was not given, or there is no `x` or `donor` to choose.
+        `group` is needed and was not given, there is no `x` or `donor` to choose, or `level`, `exposure` or `palette`
+        are not valid.
 
     Examples
     --------
@@ -133,34 +134,37 @@ def donors(
     >>> ax = scglmm.pl.donors(adata, "PTPRG", show=False)
     >>> ax = scglmm.pl.donors(adata, "PTPRG", x="Age", show=False)
     """
+    check_level(level)
     result = read_result(adata, key)
     group = result.only_group() if group is None else result.find_group(group)
     row, label = find_gene(adata, gene, gene_symbols)
     cells = fitted_cells(adata, result, group)
-    x = _choose_x(cells, x)
-    unit = _choose_donor(cells, adata, donor)
+    x = choose_x(cells, x)
+    unit = choose_donor(cells, adata, donor)
     obs = adata.obs.iloc[cells.rows]
-    numeric = _is_number(obs[x])
-    scale, y_label = _exposure(cells.offset, exposure)
-    points = _points(obs, x, unit, cells, row)
-    levels = None if numeric else _levels(obs[x])
-    contrasts, at = _contrasts(cells, obs, unit, x, levels)
-    estimate = _estimate(result, cells.design.columns, group, row, contrasts, at, level)
+    numeric = is_number(obs[x])
+    scale, y_label = exposure_scale(cells.offset, exposure)
+    points = donor_rates(obs, x, unit, cells, row)
+    levels = None if numeric else levels_of(obs[x])
+    contrasts, at = contrasts_of(cells, obs, unit, x, levels)
+    estimate = stored_estimate(result, cells.design.columns, group, row, contrasts, at, level)
     if estimate is None:
         status = result.column("fit", "status", group).astype(str).iloc[row]
         logg.warning(f"{label} has no estimate (status {status}): only its donors are drawn.")
     naive = None
     if compare_cells and (found := without_donors(cells, row, contrasts)) is not None:
-        naive = _interval(*found, at, level)
+        naive = interval(*found, at, level)
     colours = {None: OKABE_ITO["blue"]} if numeric else category_colours(adata, x, levels, palette)
 
     with journal_style():
         fig, ax = axes_for(ax, figsize)
         open_frame(ax)
         ax.set_yscale("log")
-        zero = _limits(ax, scale * points["rate"].to_numpy(), estimate, scale)
-        places = points[x].to_numpy(dtype=float) if numeric else _places(points, x, levels)
-        kinds = [None] * len(points) if numeric else list(points[x])
+        fig.draw_without_rendering()
+        room = _MARGIN if numeric else _TEXT
+        zero = _limits(ax, scale * points["rate"].to_numpy(), estimate, scale, room)
+        places = points["x"].to_numpy(dtype=float) if numeric else _places(points, levels)
+        kinds = [None] * len(points) if numeric else list(points["x"])
         _draw_points(ax, points, places, scale, zero, kinds, colours, connect=not numeric)
         handles, names = _size_legend(points["n_cells"].to_numpy())
         if (points["rate"] == 0).any():
@@ -175,10 +179,7 @@ def donors(
             ax.set_xlabel(x, fontsize=FONTSIZE)
         else:
             ax.set_xlim(-0.6, len(levels) - 0.4)
-            n = points[x].value_counts()
-            ax.set_xticks(range(len(levels)), [f"{wrap(str(v), 14)}\n(n = {n.get(v, 0)})" for v in levels])
-            ax.tick_params(axis="x", length=0)
-            turn_if_crowded(ax)
+            _name_levels(ax, points["x"], levels)
             if estimate is not None:
                 _write_tests(ax, result, group, row, x, levels)
         ax.set_ylabel(y_label, fontsize=FONTSIZE)
@@ -188,122 +189,8 @@ def donors(
     return finish(fig, ax, show=show, return_fig=return_fig)
 
 
-def _choose_x(cells: Cells, x: str | None) -> str:
-    columns = list(cells.design.data)
-    if x is None:
-        if cells.design.first_factor is not None:
-            return cells.design.first_factor
-        if len(columns) != 1:
-            listed = ", ".join(map(repr, columns)) or "none"
-            msg = f"The formula has no factor to put on the axis: choose with `x` among its columns, {listed}."
-            raise ValueError(msg)
-        return columns[0]
-    if x not in columns:
-        msg = f"{x!r} is not a column in the fixed part of the formula. Columns: {near_first(x, columns)}."
-        raise KeyError(msg)
-    return x
-
-
-def _choose_donor(cells: Cells, adata: AnnData, donor: str | None) -> list[str]:
-    if donor is not None:
-        if donor not in adata.obs:
-            msg = f"No column {donor!r} in `adata.obs`. Columns: {near_first(donor, adata.obs.columns)}."
-            raise KeyError(msg)
-        return [donor]
-    if not cells.design.formula.random:
-        msg = "The formula has no random effect: say with `donor` which column of `adata.obs` tells the donors."
-        raise ValueError(msg)
-    return list(cells.design.formula.random[0].columns)
-
-
-def _exposure(offset: np.ndarray, exposure: float | None) -> tuple[float, str]:
-    """Scale of the rates, and what the axis is called."""
-    median = float(np.exp(np.median(offset)))
-    if exposure is None:
-        exposure = 1e4 if median >= _LIBRARY else median
-        if exposure == median:
-            return median, "counts in a cell of median exposure"
-    return exposure, f"counts per {exposure:,.0f}" if exposure >= 2 else f"counts per exposure of {exposure:g}"
-
-
-def _levels(column: pd.Series) -> list:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return list(column.cat.remove_unused_categories().cat.categories)
-    return sorted(column.unique())
-
-
-def _is_number(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
-
-
-def _points(obs: pd.DataFrame, x: str, unit: list[str], cells: Cells, gene: int) -> pd.DataFrame:
-    """Every donor (in every condition, where `x` is a factor): rate of the gene, number of cells."""
-    donor = obs[unit].astype(str).agg(":".join, axis=1).to_numpy()
-    frame = pd.DataFrame({"donor": donor, x: obs[x].to_numpy(), "y": cells.counts(gene), "e": np.exp(cells.offset)})
-    grouped = frame.groupby(["donor"] if _is_number(obs[x]) else ["donor", x], observed=True, sort=True)
-    out = pd.DataFrame({"n_cells": grouped.size(), "rate": grouped["y"].sum() / grouped["e"].sum()})
-    if _is_number(obs[x]):
-        out[x] = grouped[x].mean()
-    return out.reset_index()
-
-
-def _contrasts(
-    cells: Cells, obs: pd.DataFrame, unit: list[str], x: str, levels: list | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the design with `x` at each level (or along its range), averaged over donors, and where they go."""
-    rows, weights = _covariates(cells, obs, unit, x)
-    values = np.linspace(obs[x].min(), obs[x].max(), _CURVE) if levels is None else levels
-    parts = []
-    for value in values:
-        column = pd.Series([value] * len(rows), index=rows.index)
-        new = rows.assign(**{x: column if levels is None else column.astype(obs[x].dtype)})
-        parts.append(weights @ design_matrix(cells.design, new))
-    return np.array(parts), np.asarray(values) if levels is None else np.arange(len(levels), dtype=float)
-
-
-def _covariates(cells: Cells, obs: pd.DataFrame, unit: list[str], x: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Covariates other than `x`: every combination of factors that a donor has, numbers averaged; donors count 1."""
-    columns = [c for c in cells.design.data if c != x]
-    donor = obs[unit].astype(str).agg(":".join, axis=1).rename("donor of the cell")
-    factors = [c for c in columns if not _is_number(obs[c])]
-    numbers = [c for c in columns if _is_number(obs[c])]
-    grouped = pd.concat([donor, obs[columns]], axis=1).groupby([donor.name, *factors], observed=True)
-    rows = (grouped[numbers].mean() if numbers else grouped.size().to_frame("n")).reset_index()
-    weights = 1 / rows.groupby(donor.name)[donor.name].transform("size").to_numpy()
-    return rows, weights / weights.sum()
-
-
-def _estimate(
-    result: StoredResult,
-    design_columns: list[str],
-    group: str | None,
-    gene: int,
-    contrasts: np.ndarray,
-    at: np.ndarray,
-    level: float,
-) -> _Estimate | None:
-    """Estimates of the contrasts from what is stored; None where the gene has none."""
-    order = [result.coefficients_in(group).index(storable(c)) for c in design_columns]
-    coef = result.table("coef", group).to_numpy()[gene][order]
-    dof = result.table("dof", group).to_numpy()[gene][order]
-    p = len(order)
-    vcov = np.zeros((p, p))
-    vcov[np.tril_indices(p)] = result.vcov(group)[gene]
-    vcov = (vcov + np.tril(vcov, -1).T)[np.ix_(order, order)]
-    if not np.isfinite(coef).all() or not np.isfinite(vcov).all():
-        return None
-    variance = np.einsum("ki,ij,kj->k", contrasts, vcov, contrasts)
-    part = np.where(np.abs(contrasts) > 1e-9, dof, np.inf).min(axis=1)
-    return _interval(contrasts @ coef, np.sqrt(np.maximum(variance, 0.0)), part, at, level)
-
-
-def _interval(mean: np.ndarray, se: np.ndarray, df: np.ndarray, at: np.ndarray, level: float) -> _Estimate:
-    half = stats.t.ppf((1 + level) / 2, df) * se
-    return _Estimate(at, mean, mean - half, mean + half)
-
-
-def _limits(ax: Axes, rates: np.ndarray, estimate: _Estimate | None, scale: float) -> float:
-    """Set the limits of the logarithmic axis; returns where donors without counts are drawn."""
+def _limits(ax: Axes, rates: np.ndarray, estimate: Estimate | None, scale: float, room: float) -> float:
+    """Set the limits of the logarithmic axis, with some room (points) above; returns where 0 is drawn."""
     positive = rates[rates > 0]
     if not positive.size:
         positive = np.array([0.1, 1.0])
@@ -314,8 +201,11 @@ def _limits(ax: Axes, rates: np.ndarray, estimate: _Estimate | None, scale: floa
         high = max(high, min(scale * np.exp(estimate.high.max()), high * 30))
     step = max(high / low, 3.0) ** 0.06
     zero = low / step**1.5
-    # room for two lines of text above the points
-    ax.set_ylim((zero if (rates == 0).any() else low) / step, high * step**2.4)
+    bottom = (zero if (rates == 0).any() else low) / step
+    # points of 1/72 inch: the axes without the legend
+    height = ax.get_window_extent().height / ax.get_figure(root=True).dpi * 72
+    room = room / max(height - _LEGEND, 2 * _TEXT)
+    ax.set_ylim(bottom, bottom * (high / bottom) ** (1 / (1 - room)))
     label_log_axis(ax.yaxis, *ax.get_ylim())
     return float(zero)
 
@@ -326,11 +216,11 @@ def _areas(n_cells: np.ndarray, most: float | None = None) -> np.ndarray:
     return _AREA[0] + (_AREA[1] - _AREA[0]) * n_cells / most
 
 
-def _places(points: pd.DataFrame, x: str, levels: list) -> np.ndarray:
+def _places(points: pd.DataFrame, levels: list) -> np.ndarray:
     """Horizontal places: quasi-random within the width that the density of the donors gives them."""
     out = np.zeros(len(points))
     for place, value in enumerate(levels):
-        rows = np.flatnonzero((points[x] == value).to_numpy())
+        rows = np.flatnonzero((points["x"] == value).to_numpy())
         y = np.log(np.maximum(points["rate"].to_numpy()[rows], points.loc[points["rate"] > 0, "rate"].min() / 2))
         width = np.ones(len(rows))
         if len(rows) > 3 and np.ptp(y) > 0:
@@ -381,7 +271,7 @@ def _draw_points(
             )
 
 
-def _draw_estimates(ax: Axes, found: _Estimate, scale: float, colour: str, beside: float) -> Line2D:
+def _draw_estimates(ax: Axes, found: Estimate, scale: float, colour: str, beside: float) -> Line2D:
     at, y = found.at + beside, scale * np.exp(found.mean)
     ends = scale * np.exp(np.stack([found.low, found.high]))
     halo = [withStroke(linewidth=3.0, foreground="white")]
@@ -396,7 +286,7 @@ def _draw_estimates(ax: Axes, found: _Estimate, scale: float, colour: str, besid
     return Line2D([], [], color=colour, linewidth=1.4, markeredgewidth=0.5, **marker)
 
 
-def _draw_curve(ax: Axes, found: _Estimate, scale: float, colour: str, beside: float) -> Line2D:
+def _draw_curve(ax: Axes, found: Estimate, scale: float, colour: str, beside: float) -> Line2D:
     del beside
     low, high = (np.clip(scale * np.exp(end), *ax.get_ylim()) for end in (found.low, found.high))
     ax.fill_between(found.at, low, high, color=colour, alpha=0.22, linewidth=0, zorder=3)
@@ -420,6 +310,16 @@ def _size_legend(n_cells: np.ndarray) -> tuple[list[Line2D], list[str]]:
 
 def _zero_handle() -> Line2D:
     return Line2D([], [], linestyle="", marker="v", color=GREY_LINE, alpha=0.6, markersize=4.0, markeredgewidth=0)
+
+
+def _name_levels(ax: Axes, column: pd.Series, levels: list) -> None:
+    n = column.value_counts()
+    names = [(str(value), f"(n = {n.get(value, 0)})") for value in levels]
+    label_places(
+        ax,
+        [f"{wrap(name, 14)}\n{number}" for name, number in names],
+        [f"{wrap(name, 30)} {number}" for name, number in names],
+    )
 
 
 def _write_tests(ax: Axes, result: StoredResult, group: str | None, gene: int, x: str, levels: list) -> None:

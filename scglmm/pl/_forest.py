@@ -21,6 +21,7 @@ from scglmm.pl._style import (
     OKABE_ITO,
     axes_for,
     category_colours,
+    check_level,
     finish,
     journal_style,
     legend_above,
@@ -104,9 +105,7 @@ def forest(
     >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + Sex + (1|SubID)")
     >>> ax = scglmm.pl.forest(adata, ["PTPRG", "SIM001"], show=False)
     """
-    if not 0 < level < 1:
-        msg = f"`level` must be between 0 and 1, not {level!r}."
-        raise ValueError(msg)
+    check_level(level)
     found = find_contrasts(adata, key, coef, group, genes, n_genes, gene_symbols)
     column = grouping(adata, read_result(adata, key)) if len({g for g, _ in found.pairs}) > 1 else None
     single = len(found.genes) == 1 and len(found.labels) > 1
@@ -120,8 +119,10 @@ def forest(
         title = ": ".join(part for part in (found.genes[0] if single else "", found.shared) if part)
         if len(found.labels) == 1:
             title = ": ".join(part for part in (found.shared, found.labels[0]) if part)
+    names = [wrap(label, 30) for label in found.labels] if single else list(found.genes)
+    lines = max(name.count("\n") for name in names) + 1
     with journal_style():
-        height = 0.62 + 0.16 * bool(title) + n_rows * max(0.19, 0.11 * n_each + 0.06)
+        height = 0.62 + 0.16 * bool(title) + n_rows * max(0.19, 0.11 * n_each + 0.06, 0.125 * lines)
         fit_height = ax is None and figsize is None
         fig, ax = axes_for(ax, figsize or (COLUMN_WIDTH, height))
         open_frame(ax)
@@ -136,7 +137,6 @@ def forest(
                 place = j if single else i + _SPREAD * ((j + 0.5) / n_each - 0.5)
                 estimate = found.log2_fc[i, j], half[i, j], found.padj[i, j] < padj_cutoff
                 _interval(ax, place, *estimate, limits, colours[label], str(found.status[i, j]), f"{gene}: {label}")
-        names = [wrap(label, 24) for label in found.labels] if single else found.genes
         ax.set_yticks(range(n_rows), names, fontstyle="normal" if single else "italic", parse_math=False)
         ax.tick_params(axis="y", length=0)
         ax.set_xlabel(f"log$_2$ fold change ({100 * level:g}% interval)", fontsize=FONTSIZE)

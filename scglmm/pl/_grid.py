@@ -69,7 +69,7 @@ def open_grid(
     """Axes with a row per gene and a column per contrast, or the other way round, in a figure that fits them."""
     genes, contrasts = found.log2_fc.shape
     n_rows, n_columns = (contrasts, genes) if swap_axes else (genes, contrasts)
-    labels = [wrap(label, 24) for label in found.labels]
+    labels = [wrap(label, 36) for label in found.labels]
     row_names, column_names = (labels, found.genes) if swap_axes else (found.genes, labels)
     upwards = max(len(part) for name in column_names for part in str(name).split("\n")) > _LONG or n_columns > 8
     if figsize is None:

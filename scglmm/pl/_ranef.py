@@ -15,6 +15,7 @@ from scanpy import logging as logg
 from scipy import stats
 
 from scglmm.pl._docs import document
+from scglmm.pl._donor_rates import is_number, levels_of
 from scglmm.pl._genes import find_gene
 from scglmm.pl._refit import Refit, fitted_cells, refit
 from scglmm.pl._style import (
@@ -24,6 +25,7 @@ from scglmm.pl._style import (
     OKABE_ITO,
     axes_for,
     category_colours,
+    check_level,
     finish,
     journal_style,
     legend_above,
@@ -34,6 +36,8 @@ from scglmm.results.names import near_first, readable, storable
 
 _NAMED = 45
 """Largest number of levels whose names are written."""
+_MOST_COLOURS = 12
+_MISSING = "missing"
 
 
 @document
@@ -93,7 +97,8 @@ def ranef(
     KeyError
         No such result, group, gene, term, column or `color`, or the model is no longer in `adata.uns`.
     ValueError
-        `group` is needed and was not given, the formula has no random effect, or the gene cannot be fitted.
+        `group` is needed and was not given, the formula has no random effect, the gene was not fitted, `color` is not
+        constant within levels, or `level` or `palette` are not valid.
 
     Examples
     --------
@@ -102,6 +107,7 @@ def ranef(
     >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + (1|SubID)")
     >>> ax = scglmm.pl.ranef(adata, "PTPRG", color="Dx", show=False)
     """
+    check_level(level)
     result = read_result(adata, key)
     group = result.only_group() if group is None else result.find_group(group)
     row, label = find_gene(adata, gene, gene_symbols)
@@ -184,10 +190,13 @@ def _kinds(adata: AnnData, rows: np.ndarray, formula: object, term: str, color: 
     if color not in adata.obs:
         msg = f"No column {color!r} in `adata.obs`. Columns: {near_first(color, adata.obs.columns)}."
         raise KeyError(msg)
+    if is_number(adata.obs[color]) and adata.obs[color].nunique() > _MOST_COLOURS:
+        msg = f"`color` must be a column of categories, and {color!r} holds {adata.obs[color].nunique()} numbers."
+        raise ValueError(msg)
     columns = next(list(random.columns) for random in formula.random if ":".join(random.columns) == term)
     obs = adata.obs.iloc[rows]
     level = obs[columns].astype(str).agg(":".join, axis=1).to_numpy()
-    pairs = pd.DataFrame({"level": level, "kind": obs[color].to_numpy()}).drop_duplicates()
+    pairs = pd.DataFrame({"level": level, "kind": _known(obs[color])}).drop_duplicates()
     if pairs["level"].duplicated().any():
         mixed = pairs.loc[pairs["level"].duplicated(), "level"].iloc[0]
         msg = f"`color` must be constant within the levels of {term!r}, and {color!r} is not: {mixed!r} has several."
@@ -195,13 +204,19 @@ def _kinds(adata: AnnData, rows: np.ndarray, formula: object, term: str, color: 
     return dict(zip(pairs["level"], pairs["kind"], strict=True))
 
 
+def _known(column: pd.Series) -> np.ndarray:
+    values = column.to_numpy(dtype=object)
+    return np.where(pd.isna(values), _MISSING, values)
+
+
 def _colours(
     adata: AnnData, color: str, kinds: dict[str, object], palette: str | Sequence[str] | Mapping[str, str] | None
 ) -> dict[object, str]:
     column = adata.obs[color]
-    values = list(column.cat.categories) if isinstance(column.dtype, pd.CategoricalDtype) else sorted(column.unique())
     present = set(kinds.values())
-    return category_colours(adata, color, [value for value in values if value in present], palette)
+    levels = [level for level in levels_of(column.dropna()) if level in present]
+    missing = {_MISSING: "#A6A6A6"} if _MISSING in present and _MISSING not in levels else {}
+    return category_colours(adata, color, levels, palette) | missing
 
 
 def _draw(

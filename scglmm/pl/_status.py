@@ -92,7 +92,9 @@ def status(
 
     with journal_style():
         n_rows = len(counts) if groups == [None] else len(groups)
-        height = 0.5 + 0.2 * n_rows + 0.16 * bool(title)
+        names = [wrap(readable(str(g)), 30) for g in groups]
+        lines = max(name.count("\n") for name in names) + 1
+        height = 0.5 + max(0.2, 0.125 * lines) * n_rows + 0.16 * bool(title)
         fit_height = ax is None and figsize is None
         fig, ax = axes_for(ax, figsize or (COLUMN_WIDTH, height))
         open_frame(ax)
@@ -104,7 +106,7 @@ def status(
                 ax.set_title(title, loc="left", fontsize=FONTSIZE, fontweight="bold", parse_math=False)
         else:
             reasons = {g: "" if g in fitted else result.groups[g] for g in groups}
-            rows = _stacked(ax, counts, colours, reasons, title)
+            rows = _stacked(ax, counts, names, colours, reasons, title)
             if fit_height:
                 fig.set_figheight(height + 0.16 * rows)
         ax.set_xlabel("genes", fontsize=FONTSIZE)
@@ -130,14 +132,16 @@ def _bars(ax: Axes, counts: pd.Series, colours: dict[str, str]) -> None:
     ax.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def _stacked(ax: Axes, counts: pd.DataFrame, colours: dict[str, str], reasons: dict, title: str | None) -> int:
+def _stacked(
+    ax: Axes, counts: pd.DataFrame, names: list[str], colours: dict[str, str], reasons: dict, title: str | None
+) -> int:
     places = np.arange(counts.shape[1])
     left = np.zeros(counts.shape[1])
     for name, row in counts.iterrows():
         ax.barh(places, row, left=left, color=colours[name], height=0.75, linewidth=0, label=name)
         left += row.to_numpy()
     ax.set_xlim(0, max(left.max(), 1))
-    ax.set_yticks(places, [wrap(readable(g), 22) for g in counts.columns], parse_math=False)
+    ax.set_yticks(places, names, parse_math=False)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     handles = [Patch(facecolor=colours[name], linewidth=0) for name in counts.index]

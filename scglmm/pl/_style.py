@@ -101,6 +101,19 @@ def finish(fig: Figure, ax: Axes, *, show: bool | None, return_fig: bool) -> Fig
     return ax
 
 
+def check_level(level: float) -> None:
+    """Check the coverage of an interval.
+
+    Raises
+    ------
+    ValueError
+        It is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        msg = f"`level` must be between 0 and 1, not {level!r}."
+        raise ValueError(msg)
+
+
 def open_frame(ax: Axes) -> None:
     """Leave only the left and the bottom line of the frame."""
     ax.spines[["top", "right"]].set_visible(False)
@@ -124,11 +137,14 @@ def log_limits(values: NDArray[np.float64], margin: float = 0.04) -> tuple[float
     return float(low / factor), float(high * factor)
 
 
-def turn_if_crowded(ax: Axes) -> None:
-    """Write the labels of the x axis upwards where they would overlap."""
+def label_places(ax: Axes, labels: Sequence[str], alternative: Sequence[str]) -> None:
+    """Write names at 0, 1, ... below the axes; where they would overlap, the alternative ones, upwards."""
+    ax.set_xticks(range(len(labels)), labels, parse_math=False)
+    ax.tick_params(axis="x", length=0)
     ax.get_figure(root=True).draw_without_rendering()
     extents = [label.get_window_extent() for label in ax.get_xticklabels()]
     if any(a.padded(2).overlaps(b) for a, b in pairwise(extents)):
+        ax.set_xticks(range(len(labels)), alternative, parse_math=False)
         ax.tick_params(axis="x", rotation=90)
 
 
@@ -194,7 +210,8 @@ def legend_above(
                 borderpad=0.0,
                 **{"handletextpad": 0.4, "columnspacing": 1.0} | spacing,
             )
-            if legend.get_window_extent().width <= frame.width * (1 - start):
+            # type is a little wider at some resolutions than at others
+            if legend.get_window_extent().width <= 0.97 * frame.width * (1 - start):
                 return rows
     return n
 

@@ -62,6 +62,25 @@ def test_estimates_are_those_stored(small):
     np.testing.assert_allclose(ends, expected[1] * np.exp([-half, half]))
 
 
+def test_columns_with_names_used_inside(toy):
+    adata = toy.make_adata(n_genes=4, n_cells=240)
+    adata.obs = adata.obs.rename(columns={"Dx": "y", "SubID": "donor", "Age": "x"})
+    scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + y + x + (1|donor)")
+    for column in ("y", "x"):
+        ax = scglmm.pl.donors(adata, "GENE1", x=column, show=False)
+        assert sum(len(xy) for xy in donor_points(ax).values()) == 12
+
+
+def test_many_long_levels(toy, assert_readable):
+    adata = toy.make_adata(n_genes=4, n_cells=480, n_donors=24)
+    levels = [f"Braak stage {numeral}" for numeral in ("0", "I", "II", "III", "IV", "V")]
+    adata.obs["stage"] = pd.Categorical(np.array(levels)[adata.obs["SubID"].cat.codes % 6], categories=levels)
+    scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + stage + (1|SubID)")
+    ax = scglmm.pl.donors(adata, "GENE1", show=False)
+    assert_readable(ax.get_figure())
+    assert [label.get_text() for label in ax.get_xticklabels()] == [f"{level} (n = 4)" for level in levels]
+
+
 def test_tests_are_written(small):
     table = scglmm.get.nbmm_df(small, "Dx[T.AD]").set_index("gene").loc["GENE2"]
     texts = [text.get_text() for text in scglmm.pl.donors(small, "GENE2", show=False).texts]
@@ -168,6 +187,8 @@ def test_group(toy):
         ({"x": "Sex"}, KeyError, "'Sex' is not a column in the fixed part of the formula. Columns: 'Dx', 'Age'"),
         ({"donor": "subid"}, KeyError, "No column 'subid' in `adata.obs`. Columns: 'SubID'"),
         ({"key": "x"}, KeyError, "No result 'x'"),
+        ({"level": 95}, ValueError, "`level` must be between 0 and 1, not 95"),
+        ({"exposure": 0}, ValueError, "`exposure` must be above 0, not 0"),
         ({"palette": ["red"]}, ValueError, "1 colours for 3 names"),
     ],
 )

@@ -7,6 +7,7 @@ from scipy import stats
 
 import scglmm
 from scglmm.pl._forest import _limits
+from scglmm.results import write_results
 
 
 def points(ax):
@@ -96,6 +97,17 @@ def test_arrows_only_where_an_interval_goes_on(toy):
     assert np.ptp(ax.get_xlim()) < 20
     clipped = scglmm.pl.forest(adata, ["GENE3"], coef="Dx[T.AD]", xmax=0.5, show=False)
     assert markers(clipped) == ["<", ">"]
+
+
+def test_many_groups_with_long_names(toy, assert_readable):
+    adata = toy.make_adata(n_genes=30)
+    names = [f"Excitatory intratelencephalic neurons of layer {i}" for i in range(9)]
+    tables = {name: toy.make_table(adata.var_names, seed=i, share_untested=0.0) for i, name in enumerate(names)}
+    write_results(adata, "nbmm", tables, toy.make_info(groups=dict.fromkeys(names, "ok")))
+    for plot, options in ((scglmm.pl.forest, {"genes": "GENE3"}), (scglmm.pl.heatmap, {}), (scglmm.pl.dotplot, {})):
+        assert_readable(plot(adata, coef="Dx[T.AD]", return_fig=True, **options))
+    assert_readable(scglmm.pl.forest(adata, ["GENE3", "GENE4"], coef="Age", return_fig=True))
+    assert_readable(scglmm.pl.status(adata, return_fig=True))
 
 
 def test_limits():

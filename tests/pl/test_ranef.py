@@ -92,6 +92,16 @@ def test_random_slope(toy):
         scglmm.pl.ranef(adata, "GENE1", column="y")
 
 
+def test_color_with_missing_values(small):
+    adata = small.copy()
+    adata.obs["batch"] = adata.obs["SubID"].map({"D00": "one", "D01": "two"}).astype(object)
+    ax = scglmm.pl.ranef(adata, "GENE2", color="batch", show=False)
+    assert [text.get_text() for text in ax.get_legend().get_texts()][:3] == ["one", "two", "missing"]
+    adata.obs["number"] = np.arange(adata.n_obs)
+    with pytest.raises(ValueError, match="`color` must be a column of categories, and 'number' holds 240 numbers"):
+        scglmm.pl.ranef(adata, "GENE2", color="number")
+
+
 def test_many_levels_are_not_named(toy, assert_readable):
     adata = toy.make_adata(n_genes=3, n_cells=480, n_donors=60)
     scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + (1|SubID)")
@@ -118,6 +128,7 @@ def test_variance_of_zero(small, log, assert_readable):
     ("arguments", "error", "message"),
     [
         ({"gene": "x"}, KeyError, "No gene 'x'"),
+        ({"level": 0}, ValueError, "`level` must be between 0 and 1"),
         ({"term": "donor"}, KeyError, "No random term 'donor'. Grouping factors: 'SubID', 'SubID:stim'"),
         ({"color": "x"}, KeyError, "No column 'x' in `adata.obs`"),
         ({"color": "stim"}, ValueError, "`color` must be constant within the levels of 'SubID', and 'stim' is not"),
