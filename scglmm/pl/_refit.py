@@ -27,6 +27,7 @@ from scglmm.results import StoredResult
 from scglmm.results.names import storable
 from scglmm.tl._counts import Source, find_counts
 
+FAMILY = "nbinom2"
 _CLOSE = 0.05
 """Estimates of a refit that are within this many standard errors of the stored ones are the same."""
 
@@ -47,6 +48,8 @@ class Cells:
         Where the counts are.
     method
         `"reml"` or `"ml"`.
+    family
+        `"nbinom2"`, or another of which only the counts can be shown.
     """
 
     rows: np.ndarray
@@ -54,6 +57,7 @@ class Cells:
     offset: np.ndarray
     source: Source
     method: str
+    family: str
 
     def column(self, gene: int) -> int:
         """Column of the matrix for the gene at a position in `adata.var`."""
@@ -110,7 +114,7 @@ def fitted_cells(adata: AnnData, result: StoredResult, group: str | None) -> Cel
     offset = design.offset
     if offset is None:
         offset = np.log(_totals(source.matrix)[rows])
-    return Cells(rows, design, offset, source, str(entry.get("method", "reml")))
+    return Cells(rows, design, offset, source, str(entry.get("method", "reml")), str(entry.get("family", FAMILY)))
 
 
 def _totals(matrix: Any) -> np.ndarray:
@@ -190,7 +194,16 @@ def without_donors(cells: Cells, gene: int, contrasts: np.ndarray) -> tuple[np.n
 
 
 def _gene_data(cells: Cells, gene: int) -> tuple[Frame, Data, float]:
-    """Model on the strata, data of one gene, and what was subtracted from the offsets."""
+    """Model on the strata, data of one gene, and what was subtracted from the offsets.
+
+    Raises
+    ------
+    ValueError
+        The family is not one that is fitted here.
+    """
+    if cells.family != FAMILY:
+        msg = f"A gene can be fitted again for the family {FAMILY!r} only; this result has {cells.family!r}."
+        raise ValueError(msg)
     stratum, first = strata_of(cells.design)
     nodes = make_nodes(stratum, cells.offset)
     frame = make_frame(cells.design, first, nodes.n_cells)

@@ -140,6 +140,14 @@ def test_errors(paired, arguments, error, message):
         scglmm.pl.ranef(paired, **({"gene": "GENE1"} | arguments))
 
 
+def test_other_families(small):
+    adata = small.copy()
+    adata.uns["nbmm"]["family"] = "zinb"
+    with pytest.raises(ValueError, match="for the family 'nbinom2' only; this result has 'zinb'"):
+        scglmm.pl.ranef(adata, "GENE2")
+    scglmm.pl.donors(adata, "GENE2", show=False)
+
+
 def test_no_random_effects(toy):
     adata = toy.make_adata(n_genes=3)
     with pytest.warns(UserWarning, match="no random effect"):
