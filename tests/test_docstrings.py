@@ -8,6 +8,7 @@ import re
 
 import pytest
 import scanpy as sc
+from matplotlib import pyplot as plt
 
 import scglmm
 
@@ -22,7 +23,9 @@ PUBLIC = {
 def _quiet():
     before = sc.settings.verbosity
     sc.settings.verbosity = 0
+    plt.switch_backend("agg")
     yield
+    plt.close("all")
     sc.settings.verbosity = before
 
 
@@ -36,7 +39,7 @@ def test_examples(name):
     assert runner.summarize(verbose=False).failed == 0, "".join(said)
 
 
-@pytest.mark.parametrize("name", ["tl.nbmm", "tl.varpart", "pp.check_design", "power", "pl.power", "datasets.psychad"])
+@pytest.mark.parametrize("name", PUBLIC)
 def test_there_is_an_example(name):
     assert ">>> " in PUBLIC[name].__doc__
 

@@ -8,11 +8,15 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scglmm.results import StoredResult, read_result
-from scglmm.results.names import near_first
+from scglmm.get._select import check_symbols, find_coefficients, find_groups
+from scglmm.results import read_result
+from scglmm.results.names import SEPARATOR, near_first
 
 COLUMNS = ("gene", "log_fc", "log2_fc", "se", "statistic", "df", "pval", "padj", "mean", "status")
 """Columns of the table, in order."""
+
+_PER_GENE = ("mean", "status")
+"""Columns that do not depend on the coefficient."""
 
 _BY_SIZE = ("log_fc", "log2_fc", "statistic")
 _DESCENDING = (*_BY_SIZE, "mean", "df")
@@ -29,6 +33,7 @@ def nbmm_df(
     pval_cutoff: float | None = None,
     log2fc_min: float | None = None,
     log2fc_max: float | None = None,
+    wide: bool = False,
 ) -> pd.DataFrame:
     """Results of :func:`scglmm.tl.nbmm` as a tidy table, one row per gene, best first.
 
@@ -55,6 +60,9 @@ def nbmm_df(
         Keep the genes whose adjusted p-value is below this.
     log2fc_min, log2fc_max
         Keep the genes whose log2 fold change is above, or below, this.
+    wide
+        One row per gene, with the columns of all groups and coefficients beside each other. Cut-offs then keep the
+        genes that some group and coefficient keep, and genes are in the order of the best of them.
 
     Returns
     -------
@@ -71,6 +79,9 @@ def nbmm_df(
     * `mean`: mean count of the gene per cell,
     * `status`: what became of the gene's fit.
 
+    With `wide` the columns of a coefficient are called "{coef}|log_fc" and so on, those of a group "{group}|mean"
+    and "{group}|status", and with both "{group}|{coef}|log_fc"; what was asked for one of needs no name.
+
     Raises
     ------
     KeyError
@@ -80,19 +91,24 @@ def nbmm_df(
 
     Examples
     --------
-    >>> scglmm.get.nbmm_df(adata, "Dx[T.AD]", pval_cutoff=0.05)  # doctest: +SKIP
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:, :5].copy()
+    >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + Sex + (1|SubID)")
+    >>> scglmm.get.nbmm_df(adata, "Dx[T.AD]", pval_cutoff=0.05)["gene"].tolist()
+    ['PTPRG']
+    >>> scglmm.get.nbmm_df(adata)["coef"].cat.categories.tolist()
+    ['Dx[T.AD]', 'Sex[T.M]']
+    >>> scglmm.get.nbmm_df(adata, wide=True).shape
+    (5, 17)
     """
     result = read_result(adata, key)
     if sort_by is not None and sort_by not in COLUMNS:
         msg = f"Cannot sort by {sort_by!r}. Columns: {near_first(sort_by, COLUMNS)}."
         raise KeyError(msg)
-    if gene_symbols is not None and gene_symbols not in adata.var.columns:
-        listed = near_first(gene_symbols, adata.var.columns)
-        msg = f"No column {gene_symbols!r} in `adata.var`. Columns: {listed}."
-        raise KeyError(msg)
+    check_symbols(adata, gene_symbols)
 
-    groups = _groups(result, group)
-    wanted = _coefficients(result, coef, groups)
+    groups = find_groups(result, group)
+    wanted = find_coefficients(result, coef, groups)
     blocks: list[pd.DataFrame] = []
     labels: list[tuple[str | None, str]] = []
     for g in groups:
@@ -111,41 +127,45 @@ def nbmm_df(
             ):
                 if cut is not None:
                     keep &= (sign * (block[column] - cut) > 0).to_numpy()
-            blocks.append(_sorted(block, sort_by)[lambda rows, keep=keep: keep[rows.index]])
+            block["keep"] = keep
+            blocks.append(block)
             labels.append((g, c))
+    several_coefs, several_groups = len(wanted) > 1, result.groups is not None and len(groups) > 1
+    if wide:
+        return _wide(blocks, labels, sort_by, several_groups=several_groups, several_coefs=several_coefs)
 
+    blocks = [_sorted(block, sort_by).loc[lambda rows: rows["keep"]].drop(columns="keep") for block in blocks]
     out = pd.concat(blocks, ignore_index=True)
     sizes = [len(block) for block in blocks]
-    if len(wanted) > 1:
+    if several_coefs:
         out.insert(0, "coef", _repeat([c for _, c in labels], sizes, wanted))
-    if result.groups is not None and len(groups) > 1:
+    if several_groups:
         out.insert(0, "group", _repeat([str(g) for g, _ in labels], sizes, [str(g) for g in groups]))
     return out
 
 
-def _groups(result: StoredResult, group: str | Sequence[str] | None) -> list[str | None]:
-    if group is None:
-        return result.fitted_groups
-    asked = [group] if isinstance(group, str) else list(group)
-    if not asked:
-        msg = f"`group` is empty. Groups: {', '.join(repr(g) for g in result.fitted_groups)}."
-        raise ValueError(msg)
-    return list(dict.fromkeys(result.find_group(g) for g in asked))
-
-
-def _coefficients(result: StoredResult, coef: str | Sequence[str] | None, groups: list[str | None]) -> list[str]:
-    if coef is None:
-        if not result.coefficients:
-            msg = f"The result {result.key!r} has joint tests only: `scglmm.get.joint_df` reads them."
-            raise ValueError(msg)
-        return result.tested or result.coefficients
-    asked = [coef] if isinstance(coef, str) else list(coef)
-    if not asked:
-        msg = f"`coef` is empty. Coefficients: {', '.join(repr(c) for c in result.tested)}."
-        raise ValueError(msg)
-    # a single group is searched on its own, so that the error lists what that group has
-    within = groups[0] if len(groups) == 1 else None
-    return list(dict.fromkeys(result.find_coefficient(c, within) for c in asked))
+def _wide(
+    blocks: list[pd.DataFrame],
+    labels: list[tuple[str | None, str]],
+    sort_by: str | None,
+    *,
+    several_groups: bool,
+    several_coefs: bool,
+) -> pd.DataFrame:
+    """Put tables with a row per gene of `adata.var` beside each other; rows in the order of each gene's best."""
+    keep = np.any([block.pop("keep") for block in blocks], axis=0)
+    if sort_by is None:
+        untested = np.all([block["pval"].isna() for block in blocks], axis=0)
+        order = np.argsort(untested, kind="stable")
+    else:
+        order = pd.unique(_sorted(pd.concat(blocks), sort_by).index.to_numpy())
+    shared = [c for c in blocks[0].columns if c not in COLUMNS or c == "gene"]
+    columns = {name: blocks[0][name] for name in shared}
+    for block, (group, coef) in zip(blocks, labels, strict=True):
+        for name in block.columns.difference(shared, sort=False):
+            parts = [str(group)] * several_groups + [coef] * (several_coefs and name not in _PER_GENE) + [name]
+            columns.setdefault(SEPARATOR.join(parts), block[name])
+    return pd.DataFrame(columns).iloc[order[keep[order]]].reset_index(drop=True)
 
 
 def _sorted(block: pd.DataFrame, sort_by: str | None) -> pd.DataFrame:

@@ -51,3 +51,26 @@ def find_genes(adata: AnnData, genes: str | Sequence[str], labels: NDArray[np.ob
         msg = "`genes` is empty."
         raise ValueError(msg)
     return np.array(list(dict.fromkeys(rows)), dtype=np.intp)
+
+
+def find_gene(adata: AnnData, gene: str, gene_symbols: str | None) -> tuple[int, str]:
+    """Position in `adata.var` of one gene, by name or label, and the label to write.
+
+    Raises
+    ------
+    KeyError
+        There is no gene of that name.
+    ValueError
+        There are several.
+    TypeError
+        `gene` is not one name.
+    """
+    if not isinstance(gene, str):
+        msg = f"`gene` must be the name of one gene, not {gene!r}."
+        raise TypeError(msg)
+    labels = gene_labels(adata, gene_symbols)
+    rows = find_genes(adata, gene, labels)
+    if len(rows) > 1:
+        msg = f"{len(rows)} genes are called {gene!r}: give the name in `adata.var_names`."
+        raise ValueError(msg)
+    return int(rows[0]), str(labels[rows[0]])

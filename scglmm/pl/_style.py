@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import matplotlib as mpl
+import numpy as np
+from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import is_color_like, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogFormatterMathtext, LogLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
 from scanpy import settings
+
+from scglmm.results.names import storable
 
 COLUMN_WIDTH = 3.5
 """Width of one column of a journal, in inches."""
@@ -35,6 +43,17 @@ GREY_POINT = "#A6A6A6"
 GREY_LINE = "#595959"
 GREYS = {"CountNoise": "#8C8C8C", "Residuals": "#D4D4D4"}
 """Tones of the sources of variance that are not of interest."""
+
+STATUS_COLOURS = {
+    "ok": OKABE_ITO["blue"],
+    "singular": OKABE_ITO["orange"],
+    "poisson_limit": OKABE_ITO["green"],
+    "separated": OKABE_ITO["vermillion"],
+    "not_converged": OKABE_ITO["purple"],
+    "too_few_counts": "#8C8C8C",
+    "not_selected": "#D4D4D4",
+}
+"""Colour of every status of a gene; those that were not fitted are grey."""
 
 _RC = {
     "font.size": FONTSIZE,
@@ -82,6 +101,19 @@ def finish(fig: Figure, ax: Axes, *, show: bool | None, return_fig: bool) -> Fig
     return ax
 
 
+def check_level(level: float) -> None:
+    """Check the coverage of an interval.
+
+    Raises
+    ------
+    ValueError
+        It is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        msg = f"`level` must be between 0 and 1, not {level!r}."
+        raise ValueError(msg)
+
+
 def open_frame(ax: Axes) -> None:
     """Leave only the left and the bottom line of the frame."""
     ax.spines[["top", "right"]].set_visible(False)
@@ -95,6 +127,49 @@ def wrap(name: str, width: int) -> str:
             lines.append("")
         lines[-1] += part
     return "\n".join(line.strip() for line in lines)
+
+
+def log_limits(values: NDArray[np.float64], margin: float = 0.04) -> tuple[float, float]:
+    """Limits of a logarithmic axis that leave a margin around positive values."""
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
+    factor = max(high / low, 10.0) ** margin
+    return float(low / factor), float(high * factor)
+
+
+def label_places(ax: Axes, labels: Sequence[str], alternative: Sequence[str]) -> None:
+    """Write names at 0, 1, ... below the axes; where they would overlap, the alternative ones, upwards."""
+    ax.set_xticks(range(len(labels)), labels, parse_math=False)
+    ax.tick_params(axis="x", length=0)
+    ax.get_figure(root=True).draw_without_rendering()
+    extents = [label.get_window_extent() for label in ax.get_xticklabels()]
+    if any(a.padded(2).overlaps(b) for a, b in pairwise(extents)):
+        ax.set_xticks(range(len(labels)), alternative, parse_math=False)
+        ax.tick_params(axis="x", rotation=90)
+
+
+def label_log_axis(axis: Axis, low: float, high: float) -> None:
+    """Put plain numbers on a logarithmic axis: powers of ten, with 2 and 5 between them where there are few.
+
+    Parameters
+    ----------
+    axis
+        The axis.
+    low, high
+        Its limits.
+    """
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        ticks = [digit * 10.0**power for power in decades for digit in digits if low <= digit * 10.0**power <= high]
+        if len(ticks) >= 3:
+            break
+    # powers of ten, but not more than six of them
+    ticks = ticks[:: -(-len(ticks) // 6)] if len(digits) == 1 else ticks
+    large = max(ticks, default=1.0) > 1e4 or min(ticks, default=1.0) < 1e-3
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(LogFormatterMathtext() if large and len(digits) == 1 else "{x:g}")
+    axis.set_minor_locator(NullLocator() if len(digits) > 3 else LogLocator(10, subs=range(2, 10), numticks=99))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_above(
@@ -135,7 +210,8 @@ def legend_above(
                 borderpad=0.0,
                 **{"handletextpad": 0.4, "columnspacing": 1.0} | spacing,
             )
-            if legend.get_window_extent().width <= frame.width * (1 - start):
+            # type is a little wider at some resolutions than at others
+            if legend.get_window_extent().width <= 0.97 * frame.width * (1 - start):
                 return rows
     return n
 
@@ -148,8 +224,45 @@ def source_colours(sources: Sequence[str], palette: str | Sequence[str] | Mappin
     sources
         Names of the sources.
     palette
-        Colours for some sources by name, a list of colours for those that are not grey, or the name of a
-        colormap.
+        As in :func:`colours_of`; a list is for the sources that are not grey.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`colours_of`.
+    """
+    named = GREYS | dict(palette) if isinstance(palette, Mapping) else GREYS
+    coloured = [source for source in sources if source not in named]
+    return colours_of(sources, dict(named) | colours_of(coloured, None if isinstance(palette, Mapping) else palette))
+
+
+def category_colours(
+    adata: AnnData, column: str | None, levels: Sequence[str], palette: str | Sequence[str] | Mapping[str, str] | None
+) -> dict[str, str]:
+    """Colour of every level of an obs column: the palette's, scanpy's ``adata.uns["{column}_colors"]``, or ours.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`colours_of`.
+    """
+    stored = adata.uns.get(f"{column}_colors")
+    if palette is None and stored is not None and column in adata.obs and hasattr(adata.obs[column], "cat"):
+        known = dict(zip((storable(c) for c in adata.obs[column].cat.categories), map(str, stored), strict=False))
+        if all(is_color_like(known.get(storable(level))) for level in levels):
+            palette = {level: known[storable(level)] for level in levels}
+    return colours_of(levels, palette)
+
+
+def colours_of(names: Sequence[str], palette: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Colour of every name.
+
+    Parameters
+    ----------
+    names
+        What needs a colour.
+    palette
+        Colours of some by name, a list of colours, or the name of a colormap. The others get Okabe and Ito's.
 
     Raises
     ------
@@ -157,29 +270,29 @@ def source_colours(sources: Sequence[str], palette: str | Sequence[str] | Mappin
         The palette is too short, or holds something that is not a colour.
     """
     named = dict(palette) if isinstance(palette, Mapping) else {}
-    coloured = [s for s in sources if s not in GREYS and s not in named]
+    others = [name for name in names if name not in named]
     if palette is None or isinstance(palette, Mapping):
         base = list(OKABE_ITO.values())
-        # lighter rounds of the same colours where there are more sources than colours
-        colours = [_lighter(base[i % len(base)], i // len(base)) for i in range(len(coloured))]
+        # lighter rounds of the same colours where there are more names than colours
+        colours = [_lighter(base[i % len(base)], i // len(base)) for i in range(len(others))]
     elif isinstance(palette, str):
         if palette not in mpl.colormaps:
             msg = f"`palette` {palette!r} is not the name of a colormap."
             raise ValueError(msg)
         colormap = mpl.colormaps[palette]
-        steps = range(len(coloured))
-        colours = [to_hex(colormap(i if colormap.N < 64 else i / max(len(coloured) - 1, 1))) for i in steps]
+        steps = range(len(others))
+        colours = [to_hex(colormap(i if colormap.N < 64 else i / max(len(others) - 1, 1))) for i in steps]
     else:
         colours = list(palette)
-        if len(colours) < len(coloured):
-            msg = f"`palette` has {len(colours)} colours for {len(coloured)} sources: {', '.join(coloured)}."
+        if len(colours) < len(others):
+            msg = f"`palette` has {len(colours)} colours for {len(others)} names: {', '.join(map(str, others))}."
             raise ValueError(msg)
-    out = GREYS | dict(zip(coloured, colours, strict=False)) | named
-    for source in sources:
-        if not is_color_like(out[source]):
-            msg = f"`palette` gives {source!r} the colour {out[source]!r}, which is not a colour."
+    out = dict(zip(others, colours, strict=False)) | named
+    for name in names:
+        if not is_color_like(out[name]):
+            msg = f"`palette` gives {name!r} the colour {out[name]!r}, which is not a colour."
             raise ValueError(msg)
-    return {source: to_hex(out[source]) for source in sources}
+    return {name: to_hex(out[name]) for name in names}
 
 
 def _lighter(colour: str, rounds: int) -> str:

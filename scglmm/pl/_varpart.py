@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
+from scglmm.pl._docs import document
 from scglmm.pl._genes import find_genes, gene_labels
 from scglmm.pl._style import (
     COLUMN_WIDTH,
@@ -35,6 +36,7 @@ _VIOLIN, _BOX = 0.42, 0.075
 """Half the height of a violin and of the box in it; sources are 1 apart."""
 
 
+@document
 def varpart(
     adata: AnnData,
     *,
@@ -61,14 +63,11 @@ def varpart(
 
     Parameters
     ----------
-    adata
-        Object with results of :func:`scglmm.tl.nbmm`.
-    key
-        Name of the result.
+    {adata}
+    {key}
     genes
         Genes to show. By default all that were fitted.
-    group
-        Group, for results with `groupby`. Needed where more than one was fitted.
+    {group}
     sort_by
         For bars, the source by whose fraction genes are sorted, largest first; without it named genes keep
         the order in which they were given. For violins, "median" sorts the sources, `CountNoise` and
@@ -85,22 +84,12 @@ def varpart(
         Colours by source, a list of colours for the sources other than `CountNoise` and `Residuals`, or the
         name of a colormap. By default colours that the colour-blind can tell apart (Okabe and Ito), and greys
         for those two.
-    gene_symbols
-        Column of `adata.var` with the names to write; `genes` are looked up in it as well.
-    title
-        Title; by default the group, where there is one.
-    figsize
-        Width and height of a new figure, in inches. By default one column of a journal wide.
-    show
-        Show the figure; by default as set in ``scanpy.settings.autoshow``.
-    ax
-        Axes to draw on.
-    return_fig
-        Return the figure.
+    {gene_symbols}
+    {figure}
 
     Returns
     -------
-    The figure with `return_fig=True`, otherwise the axes with `show=False`, otherwise nothing.
+    {returns}
 
     Raises
     ------
@@ -112,8 +101,11 @@ def varpart(
 
     Examples
     --------
-    >>> scglmm.pl.varpart(adata)  # doctest: +SKIP
-    >>> scglmm.pl.varpart(adata, genes=["PTPRG", "APOE"], sort_by="Dx")  # doctest: +SKIP
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:, :8].copy()
+    >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + Age + (1|SubID)")
+    >>> ax = scglmm.pl.varpart(adata, show=False)
+    >>> ax = scglmm.pl.varpart(adata, genes=["PTPRG", "SIM003"], sort_by="Dx", show=False)
     """
     if kind not in {None, "violin", "bar"}:
         msg = f"`kind` must be 'violin' or 'bar', not {kind!r}."

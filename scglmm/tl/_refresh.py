@@ -34,5 +34,15 @@ def refresh(adata: AnnData, key: str = "nbmm") -> None:
     Replaces, in ``adata.uns[key]``, the record arrays `names`, `scores`, `logfoldchanges` (log2), `pvals` and
     `pvals_adj`: one field per coefficient, sorted by the statistic, descending, genes without a test last.
     A ":" in the name of a field is spelled "∶" (U+2236), which every version of the Zarr format can store.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:, :5].copy()
+    >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + (1|SubID)")
+    >>> subset = adata[:, :3].copy()
+    >>> scglmm.tl.refresh(subset)
+    >>> len(subset.uns["nbmm"]["names"])
+    3
     """
     refresh_rank_arrays(adata, key)

@@ -184,3 +184,58 @@ def test_cut_offs_never_keep_what_they_exclude(toy, seed, cut, share):
     table = scglmm.get.nbmm_df(adata, log2fc_min=cut, pval_cutoff=0.5)
     assert (table["log2_fc"] > cut).all()
     assert (table["padj"] < 0.5).all()
+
+
+def test_wide(adata):
+    coefs = ["Dx[T.AD]", "Age"]
+    wide = scglmm.get.nbmm_df(adata, coefs, wide=True, gene_symbols="symbol")
+    own = ["log_fc", "log2_fc", "se", "statistic", "df", "pval", "padj"]
+    assert list(wide.columns) == [
+        "gene",
+        "symbol",
+        *(f"Dx[T.AD]|{name}" for name in own),
+        "mean",
+        "status",
+        *(f"Age|{name}" for name in own),
+    ]
+    long = scglmm.get.nbmm_df(adata, coefs)
+    assert sorted(wide["gene"]) == sorted(adata.var_names)
+    for coef in coefs:
+        part = long[long["coef"] == coef].set_index("gene")
+        for name in own:
+            np.testing.assert_array_equal(wide.set_index("gene").loc[part.index, f"{coef}|{name}"], part[name])
+    best = wide[["Dx[T.AD]|pval", "Age|pval"]].min(axis=1)
+    assert best.dropna().is_monotonic_increasing
+    assert best.isna().to_numpy()[best.notna().sum() :].all()
+
+
+def test_wide_with_one_contrast_is_the_long_table(adata):
+    for options in ({}, {"pval_cutoff": 0.05}, {"sort_by": None}, {"sort_by": "mean", "log2fc_min": 0.1}):
+        wide, long = (scglmm.get.nbmm_df(adata, "Age", wide=wide, **options) for wide in (True, False))
+        pd.testing.assert_frame_equal(wide, long)
+
+
+def test_wide_with_groups(grouped):
+    wide = scglmm.get.nbmm_df(grouped, "Age", wide=True)
+    assert {"T∕NK|log_fc", "T∕NK|mean", "T∕NK|status", "B|naive|padj", "B|naive|status"} <= set(wide.columns)
+    both = scglmm.get.nbmm_df(grouped, ["Age", "Dx[T.MCI]"], wide=True)
+    assert {"T∕NK|Dx[T.MCI]|pval", "T∕NK|Age|pval", "B|naive|Age|pval", "B|naive|mean"} <= set(both.columns)
+    assert not any(column.startswith("B|naive|Dx[T.MCI]") for column in both)
+    assert len(both) == grouped.n_vars
+
+
+def test_wide_keeps_what_any_contrast_keeps(adata):
+    coefs = ["Dx[T.AD]", "Age", "Sex[T.M]"]
+    long = scglmm.get.nbmm_df(adata, coefs, pval_cutoff=0.05)
+    wide = scglmm.get.nbmm_df(adata, coefs, pval_cutoff=0.05, wide=True)
+    assert set(wide["gene"]) == set(long["gene"])
+    assert wide["gene"].is_unique
+
+
+def test_wide_with_duplicated_names(toy):
+    adata = toy.fitted(6)
+    adata.var_names = ["A", "A", "B", "C", "D", "E"]
+    for table in adata.varm.values():
+        if isinstance(table, pd.DataFrame):
+            table.index = adata.var_names
+    assert scglmm.get.nbmm_df(adata, wide=True, sort_by=None)["gene"].tolist() == list(adata.var_names)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
+import scglmm
 from scglmm.pl._labels import PointLabels
 
 
@@ -113,3 +114,17 @@ def test_nothing_to_name():
     labels = PointLabels(ax, np.empty((0, 2)), [], np.zeros((3, 2)))
     fig.canvas.draw()
     assert labels.left_out == []
+
+
+@pytest.mark.parametrize("plot", ["volcano", "ma"])
+def test_adjust_text(toy, monkeypatch, plot):
+    draw = getattr(scglmm.pl, plot)
+    adata = toy.fitted(400, seed=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ImportError, match=r"pip install 'scglmm\[labels\]'"):
+            draw(adata, "Dx[T.AD]", adjust_text=True)
+    pytest.importorskip("adjustText")
+    ax = draw(adata, "Dx[T.AD]", n_labels=4, adjust_text=True, show=False)
+    best = scglmm.get.nbmm_df(adata, "Dx[T.AD]")["gene"][:4]
+    assert set(best) <= {text.get_text() for text in ax.texts}

@@ -169,7 +169,7 @@ def test_what_is_returned(toy, monkeypatch):
         ({"n_genes": 0}, ValueError, "`n_genes` must be at least 1"),
         ({"sort_by": "Dx"}, ValueError, "sorted by 'median' only"),
         ({"n_genes": 3, "sort_by": "dx"}, KeyError, "No source of variance 'dx'.*Sources: 'Dx'"),
-        ({"palette": ["red"]}, ValueError, "1 colours for 4 sources: Dx, Age, Sex, SubID"),
+        ({"palette": ["red"]}, ValueError, "1 colours for 4 names: Dx, Age, Sex, SubID"),
         ({"palette": {"Dx": "no colour"}}, ValueError, "'Dx' the colour 'no colour'"),
         ({"palette": "no map"}, ValueError, "'no map' is not the name of a colormap"),
         ({"key": "x"}, KeyError, "No result 'x'"),

@@ -1,0 +1,285 @@
+"""One gene once more, for pictures of what is not stored: its counts by cell, and its random effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from scipy.sparse.linalg import splu
+
+from scglmm.compression.counts import is_in_memory_sparse, row_chunks
+from scglmm.compression.nodes import make_nodes
+from scglmm.compression.tables import accumulate
+from scglmm.engine.fit import FAILED, Fit, fit
+from scglmm.engine.layout import NODE_A, NODE_E, NODE_Y, Data
+from scglmm.engine.responses import Responses
+from scglmm.engine.structure import analyse
+from scglmm.formula import Design, build_design, parse_formula
+from scglmm.inference.frame import Frame, frame_from_strata, make_frame, strata_of
+from scglmm.inference.gene import NOT_CONVERGED, fit_gene
+from scglmm.inference.separation import separating_direction
+from scglmm.results import StoredResult
+from scglmm.results.names import storable
+from scglmm.tl._counts import Source, find_counts
+
+FAMILY = "nbinom2"
+_CLOSE = 0.05
+"""Estimates of a refit that are within this many standard errors of the stored ones are the same."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells that a stored result was fitted to, and the model on them.
+
+    Attributes
+    ----------
+    rows
+        (n,) their rows in `adata`.
+    design
+        The formula on them.
+    offset
+        (n,) natural log.
+    source
+        Where the counts are.
+    method
+        `"reml"` or `"ml"`.
+    family
+        `"nbinom2"`, or another of which only the counts can be shown.
+    """
+
+    rows: np.ndarray
+    design: Design
+    offset: np.ndarray
+    source: Source
+    method: str
+    family: str
+
+    def column(self, gene: int) -> int:
+        """Column of the matrix for the gene at a position in `adata.var`."""
+        column = int(self.source.columns[gene])
+        if column < 0:
+            msg = f"The gene is not in {self.source.name}."
+            raise KeyError(msg)
+        return column
+
+    def counts(self, gene: int) -> np.ndarray:
+        """Read the counts (n,) of the gene at a position in `adata.var`."""
+        matrix, column = self.source.matrix, self.column(gene)
+        if is_in_memory_sparse(matrix):
+            return np.asarray(matrix[:, [column]].todense()).ravel()[self.rows]
+        chunks = [np.asarray(chunk[:, [column]].todense()).ravel() for _, chunk in row_chunks(matrix)]
+        return np.concatenate(chunks)[self.rows]
+
+
+def grouping(adata: AnnData, result: StoredResult) -> str | None:
+    """Name of the obs column whose groups were fitted apart, None where there is none."""
+    entry = adata.uns.get(result.key)
+    column = entry.get("groupby") if isinstance(entry, Mapping) and result.groups is not None else None
+    return None if column is None else str(column)
+
+
+def fitted_cells(adata: AnnData, result: StoredResult, group: str | None) -> Cells:
+    """Find the cells of a result, and rebuild its model on them.
+
+    Raises
+    ------
+    KeyError
+        What describes the model is no longer in `adata.uns`, or columns or counts that it needs are gone.
+    ValueError
+        No cell of the group is left.
+    """
+    entry = adata.uns.get(result.key)
+    if not isinstance(entry, Mapping) or "formula" not in entry:
+        msg = f"`adata.uns` has no entry {result.key!r} with the formula, which is needed to look at a gene again."
+        raise KeyError(msg)
+    rows = np.arange(adata.n_obs)
+    if group is not None:
+        column = grouping(adata, result)
+        if column is None or column not in adata.obs:
+            msg = f"The column {column!r} of `adata.obs`, by which the cells were grouped, is gone."
+            raise KeyError(msg)
+        rows = np.flatnonzero(adata.obs[column].astype(str).map(storable) == group)
+        if not rows.size:
+            msg = f"No cell of the group {group!r} is left in `adata`."
+            raise ValueError(msg)
+    params = entry.get("params", {})
+    source = find_counts(adata, params.get("layer"), bool(params.get("use_raw", False)))
+    design = build_design(parse_formula(str(entry["formula"])), adata.obs.iloc[rows], na_action="drop")
+    rows = rows[design.kept]
+    offset = design.offset
+    if offset is None:
+        offset = np.log(_totals(source.matrix)[rows])
+    return Cells(rows, design, offset, source, str(entry.get("method", "reml")), str(entry.get("family", FAMILY)))
+
+
+def _totals(matrix: Any) -> np.ndarray:
+    chunks = [matrix] if is_in_memory_sparse(matrix) else (chunk for _, chunk in row_chunks(matrix))
+    return np.concatenate([np.asarray(chunk.sum(axis=1), dtype=np.float64).ravel() for chunk in chunks])
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Random effects of one gene.
+
+    Attributes
+    ----------
+    effects
+        One table per random term: `level`, `column` ("(Intercept)" or a covariate), `mode` (conditional mode, natural
+        log, per unit of the covariate) and `sd` (conditional standard deviation, given the estimated parameters).
+    names
+        Grouping factor of every term.
+    variances
+        For each term the estimated variance of every column.
+    beta
+        (p,) coefficients, to compare with those stored.
+    """
+
+    effects: list[pd.DataFrame]
+    names: list[str]
+    variances: list[np.ndarray]
+    beta: np.ndarray
+
+    def agrees(self, coef: np.ndarray, se: np.ndarray) -> bool:
+        """Whether the coefficients are those that are stored."""
+        known = np.isfinite(coef) & np.isfinite(se)
+        return bool((np.abs(self.beta - coef)[known] <= _CLOSE * se[known]).all())
+
+
+def refit(cells: Cells, gene: int) -> Refit | None:
+    """Fit the gene at a position in `adata.var` again; None where it has no fit.
+
+    The conditional modes are those of the Laplace approximation; their covariance is the inverse curvature
+    ``Lambda (Lambda'Z'HZ Lambda + I)^-1 Lambda'`` there, as in lme4 (Bates et al. 2015, doi 10.18637/jss.v067.i01,
+    section 2.2): uncertainty of the parameters themselves is not in it.
+    """
+    frame, data, shift = _gene_data(cells, gene)
+    if not data.y_sum.any() or separating_direction(frame.Q, data.y_sum) is not None:
+        return None
+    rate = np.log(data.y_sum.sum() / float(data.nodes[NODE_E] @ data.nodes[NODE_A]))
+    found = fit(data, frame.structure, frame.Q, cells.method == "reml", rate * frame.intercept)
+    if found.status == FAILED:
+        return None
+    beta = frame.back @ (found.beta - shift * frame.intercept)
+    effects, variances = _effects(cells.design, frame, data, found)
+    return Refit(effects, [term.group for term in frame.terms], variances, beta)
+
+
+def without_donors(cells: Cells, gene: int, contrasts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Fit a gene without random effects, every cell a replicate.
+
+    Parameters
+    ----------
+    cells, gene
+        As in :func:`refit`.
+    contrasts
+        (k, p) weights of the coefficients.
+
+    Returns
+    -------
+    Estimates, standard errors and degrees of freedom (k) of the contrasts; None where there is no fit.
+    """
+    frame, data, shift = _gene_data(cells, gene)
+    if not data.y_sum.any() or separating_direction(frame.Q, data.y_sum) is not None:
+        return None
+    frame = frame_from_strata(frame.X, (), frame.n_cells)
+    # its coefficients are then the contrasts
+    frame = replace(frame, back=contrasts @ frame.back)
+    found = fit_gene(data, frame, [None] * len(contrasts), shift, cells.method, null=False)
+    return None if found.status == NOT_CONVERGED else (found.beta, found.se, found.df)
+
+
+def _gene_data(cells: Cells, gene: int) -> tuple[Frame, Data, float]:
+    """Model on the strata, data of one gene, and what was subtracted from the offsets.
+
+    Raises
+    ------
+    ValueError
+        The family is not one that is fitted here.
+    """
+    if cells.family != FAMILY:
+        msg = f"A gene can be fitted again for the family {FAMILY!r} only; this result has {cells.family!r}."
+        raise ValueError(msg)
+    stratum, first = strata_of(cells.design)
+    nodes = make_nodes(stratum, cells.offset)
+    frame = make_frame(cells.design, first, nodes.n_cells)
+    tables = accumulate(cells.source.matrix, cells.rows, nodes, np.array([cells.column(gene)]))
+    shift = float(cells.offset.max()) if frame.has_constant else 0.0
+    return frame, Responses(nodes.grid, tables, shift)[0], shift
+
+
+def _effects(design: Design, frame: Frame, data: Data, found: Fit) -> tuple[list[pd.DataFrame], list[np.ndarray]]:
+    """Conditional modes and standard deviations of all terms, in the user's units."""
+    terms = frame.terms
+    n_strata = frame.X.shape[0]
+    place = analyse(
+        [t.codes for t in terms], [t.n_levels for t in terms], [t.covariates / t.scale for t in terms], n_strata
+    )[1]
+    roots, blocks, at = [], [], 0
+    for term in terms:
+        c = len(term.columns)
+        root = np.zeros((c, c))
+        for j in range(c):
+            root[j:, j] = found.psi[at : at + c - j]
+            at += c - j
+        root /= term.scale[:, None]
+        roots.append(root)
+        blocks.append(sp.kron(sp.eye_array(term.n_levels), root))
+    scale_back = sp.block_diag(blocks, format="csc")
+    Z = sp.hstack([_indicators(term, n_strata) for term in terms], format="csr")
+    ZL = Z @ scale_back
+    M = (ZL.T @ (ZL * _curvature(data, found)[:, None]) + sp.eye_array(ZL.shape[1])).tocsc()
+    factor = splu(M)
+    modes = scale_back @ found.v[place]
+    variance = _diagonal(factor, scale_back.tocsr())
+
+    effects, begin = [], 0
+    for term, random in zip(terms, design.random, strict=True):
+        c = len(term.columns)
+        # strata number the levels that occur, in the order of the design's own
+        levels = np.asarray(random.levels, dtype=object)[np.unique(random.codes)]
+        effects.append(
+            pd.DataFrame(
+                {
+                    "level": np.repeat(levels, c),
+                    "column": np.tile(np.array(term.columns, dtype=object), term.n_levels),
+                    "mode": modes[begin : begin + c * term.n_levels],
+                    "sd": np.sqrt(variance[begin : begin + c * term.n_levels]),
+                }
+            )
+        )
+        begin += c * term.n_levels
+    return effects, [np.diag(root @ root.T) for root in roots]
+
+
+def _indicators(term: Any, n_strata: int) -> sp.csr_array:
+    """Z of one term, strata × (levels × columns), in the user's units."""
+    c = len(term.columns)
+    columns = (term.codes[:, None] * c + np.arange(c)).ravel()
+    rows = np.repeat(np.arange(n_strata), c)
+    return sp.csr_array((term.covariates.ravel(), (rows, columns)), shape=(n_strata, term.n_levels * c))
+
+
+def _curvature(data: Data, found: Fit) -> np.ndarray:
+    """Minus the second derivative of the log-likelihood of each stratum in its linear predictor, at the mode."""
+    sizes = np.diff(data.start)
+    mu = data.nodes[NODE_E] * np.exp(np.repeat(found.eta, sizes))
+    if found.theta_at_limit:
+        at_nodes = data.nodes[NODE_A] * mu
+    else:
+        theta = np.exp(found.log_theta)
+        at_nodes = (data.nodes[NODE_Y] + theta * data.nodes[NODE_A]) * (mu / theta) / (1 + mu / theta) ** 2
+    return np.bincount(np.repeat(np.arange(sizes.size), sizes), at_nodes, sizes.size)
+
+
+def _diagonal(factor: Any, root: sp.csr_array, block: int = 256) -> np.ndarray:
+    """Diagonal of ``root M^-1 root'``, some columns of the inverse at a time."""
+    out = np.empty(root.shape[0])
+    for begin in range(0, root.shape[0], block):
+        part = root[begin : begin + block].toarray()
+        out[begin : begin + block] = np.einsum("ij,ji->i", part, factor.solve(np.ascontiguousarray(part.T)))
+    return out
