@@ -14,6 +14,7 @@ In dependency order:
     Rates with Monte-Carlo errors clustered by data set; tables; the figure.
 `run`
     The command: ``python -m benchmarks.calibration``.
-`bias`, `composition`
-    Two studies of their own: estimators at low counts, and offsets when one programme takes 30% of the counts.
+`bias`, `composition`, `variances`
+    Studies of their own: estimators at low counts; offsets when one programme takes 30% of the counts; how much donors
+    differ in real cells.
 """

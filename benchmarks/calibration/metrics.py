@@ -55,15 +55,17 @@ class Cell:
 
 
 def load(store: Store) -> Cell | None:
-    """Read the data sets that every method has."""
-    names = sorted(store.methods(), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
-    if not names:
-        return None
-    common = sorted(set.intersection(*(set(store.indices(name)) for name in [TRUTH, *names])))
-    if not common:
+    """Read the data sets that every method has; methods that have run on less than half of them are left out."""
+    done = {name: set(store.indices(name)) for name in store.methods()}
+    most = max((len(indices) for indices in done.values()), default=0)
+    for name in [name for name, indices in done.items() if 2 * len(indices) < most]:
+        print(f"{store.folder.name}: {name} has only {len(done.pop(name))} of {most} data sets and is left out")
+    common = sorted(set.intersection(set(store.indices(TRUTH)), *done.values()))
+    if not done or not common:
         return None
     truth = store.read(TRUTH, common)
     truth["kept"] = truth["kept"].astype(bool)
+    names = sorted(done, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     return Cell(truth, {name: store.read(name, common) for name in names})
 
 

@@ -31,7 +31,7 @@ class RealNull:
 
     def load(self, index: int) -> DataSet:
         """Label the donors by split `index`."""
-        counts, obs = _control_cells(self.path)
+        counts, obs = control_cells(self.path)
         donors = list(obs["donor"].cat.categories)
         # The first donor is always a control: the other half of the splits only turns the sign.
         treated = list(combinations(donors[1:], 4))[index]
@@ -46,7 +46,8 @@ class RealNull:
 
 
 @lru_cache(maxsize=1)
-def _control_cells(path: Path) -> tuple[sp.csr_array, pd.DataFrame]:
+def control_cells(path: Path) -> tuple[sp.csr_array, pd.DataFrame]:
+    """Read counts of the genes seen in enough control cells, and donor and library size of every cell."""
     adata = ad.read_h5ad(path)
     adata = adata[adata.obs["stim"] == "ctrl"]
     counts = sp.csr_array(adata.X, dtype=np.float64)

@@ -85,7 +85,8 @@ def criteria(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             _check(rows, row, "coverage", 0.93, 0.97)
         if moderated and np.isfinite(row.get("size_adjusted_gain", np.nan)):
             low, high = row["size_adjusted_gain_low"], row["size_adjusted_gain_high"]
-            _add(rows, row, "size_adjusted_gain", row["size_adjusted_gain"], low, high, -0.01, np.inf)
+            least = 0.0 if row["panel"].startswith("within") else -0.01
+            _add(rows, row, "size_adjusted_gain", row["size_adjusted_gain"], low, high, least, np.inf)
         if moderated:
             plain = summary[(summary["scenario"] == row["scenario"]) & (summary["method"] == "reml")]
             if len(plain):
