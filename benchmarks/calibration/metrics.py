@@ -156,7 +156,7 @@ def _powers(cell: Cell, p: np.ndarray, draws: np.ndarray) -> np.ndarray:
     dataset = np.broadcast_to(np.arange(cell.n)[:, None], p.shape)
     null, de = _sorted(p, cell.null, dataset), _sorted(p, cell.de, dataset)
     either = _sorted(p, cell.null | cell.de, dataset)
-    false = np.concatenate([cell.null[cell.null | cell.de]])[either[2]]
+    false = cell.null[cell.null | cell.de][either[2]]
     result = np.empty((2, draws.shape[0]))
     for b, weight in enumerate(draws):
         w_null, w_de, w_all = weight[null[1]], weight[de[1]], weight[either[1]]

@@ -82,7 +82,7 @@ def criteria(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         else:
             _check(rows, row, "type1_0.05", 0.0, 0.065 if well_specified else 0.075)
         if well_specified:
-            _check(rows, row, "coverage", 0.93, 0.97)
+            _check(rows, row, "coverage", 0.93, 0.97 if moderated else 1.0)
         if moderated and np.isfinite(row.get("size_adjusted_gain", np.nan)):
             low, high = row["size_adjusted_gain_low"], row["size_adjusted_gain_high"]
             least = 0.0 if row["panel"].startswith("within") else -0.01
