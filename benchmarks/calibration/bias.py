@@ -8,7 +8,8 @@
 * `exact-beta`: the maximum over beta of the likelihood by numerical integration, variances fixed at REML's.
 
 The last two say which part of the bias comes from taking beta at the joint mode and which from Laplace's approximation.
-Slope is the regression of the estimates on the true effects, 1 where there is no bias.
+Slope is the regression of the estimates on the true effects, 1 where there is no bias. Genes for which one of the
+estimators does not exist (no counts in a group) are left out for all of them and counted as lost.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from .report import percent, table
 COUNTS = (0.5, 1.0, 2.0, 4.0, 5.0, 20.0)
 DONOR_SD = (0.5, 1.0)
 DONORS = (4, 10, 40)  # per group
-BETA = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+BETA = np.array([-1.0, -0.5, 0.0, 0.0, 0.5, 1.0])
 THETA = 1.0
 CELLS = 50  # per donor
 ESTIMATORS = ("reml", "ml", "laplace-beta", "exact-beta")
@@ -112,15 +113,18 @@ def study(donors: int, sd: float, counts: float, n_genes: int) -> pd.DataFrame:
 
 def _rates(b: np.ndarray, se: np.ndarray, df: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     slope = stats.linregress(truth, b)
-    covered = np.abs(b - truth) <= stats.t.ppf(0.975, np.minimum(df, 1e9)) * se
-    return {
-        "slope": slope.slope,
-        "slope_se": slope.stderr,
-        "coverage": covered.mean(),
-        "coverage_se": np.sqrt(covered.mean() * (1 - covered.mean()) / b.size),
-        "rmse": np.sqrt(np.mean((b - truth) ** 2)),
-        "se_over_sd": np.sqrt(np.mean(se**2)) / np.std(b - slope.slope * truth),
+    quantile = stats.t.ppf(0.975, np.minimum(df, 1e9))
+    rates = {
+        "coverage": np.abs(b - truth) <= quantile * se,
+        "type1": (np.abs(b) > quantile * se)[truth == 0],
+        "power": (np.abs(b) > quantile * se)[truth != 0],
     }
+    row = {"slope": slope.slope, "slope_se": slope.stderr}
+    for name, hits in rates.items():
+        row |= {name: hits.mean(), f"{name}_se": np.sqrt(hits.mean() * (1 - hits.mean()) / hits.size)}
+    row["rmse"] = np.sqrt(np.mean((b - truth) ** 2))
+    row["se_over_sd"] = np.sqrt(np.mean(se**2)) / np.std(b - slope.slope * truth)
+    return row
 
 
 def estimate(data: Data, frame: Frame) -> dict[str, Estimate] | None:
@@ -196,9 +200,15 @@ def _exact_gradient(gamma: np.ndarray, data: Data, frame: Frame, reml) -> np.nda
 
 
 def markdown(result: pd.DataFrame) -> str:
-    """Slopes and coverages, a column per estimator."""
+    """Slopes and rates, a column per estimator."""
     parts = []
-    for column, title in (("slope", "Slope"), ("coverage", "Coverage of 95% intervals")):
+    titles = {
+        "slope": "Slope",
+        "coverage": "Coverage of 95% intervals",
+        "type1": "Genes without effect with p < 5%",
+        "power": "Genes with an effect with p < 5%",
+    }
+    for column, title in titles.items():
         rows = []
         for (donors, sd, counts), group in result.groupby(["donors", "sd", "counts"], sort=False):
             group = group.set_index("estimator")

@@ -36,7 +36,7 @@ for (path in tasks) {
   colnames(counts) <- rownames(samples)
   design <- if (words[1] == "1") model.matrix(~ donor + treated, samples) else model.matrix(~ treated, samples)
   for (package in words[-(1:2)]) {
-    start <- proc.time()[["elapsed"]]
+    start <- sum(proc.time()[1:2])
     result <- tryCatch(
       suppressWarnings(suppressMessages(
         get(paste0("run_", package))(counts, samples, design, words[2] == "1")
@@ -44,7 +44,7 @@ for (path in tasks) {
       error = function(e) { cat(package, "failed:", conditionMessage(e), "\n"); NULL }
     )
     if (is.null(result)) next
-    cat(proc.time()[["elapsed"]] - start, file = paste0(base, ".", package, ".seconds"))
+    cat(sum(proc.time()[1:2]) - start, file = paste0(base, ".", package, ".seconds"))
     write.csv(result, paste0(base, ".", package, ".csv"), row.names = FALSE)
   }
 }

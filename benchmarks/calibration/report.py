@@ -39,13 +39,13 @@ def write_report(scenarios: list, out: Path, folder: Path) -> None:
         adjusted = metrics.size_adjusted(cell)
         if not adjusted.empty:
             whole = whole.merge(adjusted, on="method")
-        found = {
-            "summary": whole,
-            "by_variance": metrics.by_variance(cell),
-            "by_mean": metrics.by_mean(cell) if not isinstance(scenario, RealNull) else pd.DataFrame(),
-            "by_fit": metrics.by_fit(cell),
-            "splits": metrics.by_dataset(cell) if isinstance(scenario, RealNull) else pd.DataFrame(),
-        }
+        found = {"summary": whole, "by_variance": metrics.by_variance(cell), "by_fit": metrics.by_fit(cell)}
+        if isinstance(scenario, RealNull):
+            # All splits are of the same cells: their spread is not the error of their mean.
+            found = {name: table.assign(**_without_errors(table)) for name, table in found.items()}
+            found["splits"] = metrics.by_dataset(cell)
+        else:
+            found["by_mean"] = metrics.by_mean(cell)
         for name, table in found.items():
             if not table.empty:
                 identity = dict(zip(IDENTITY, (scenario.panel, scenario.name, scenario.label), strict=True))
@@ -61,6 +61,10 @@ def write_report(scenarios: list, out: Path, folder: Path) -> None:
     (folder / "tables.md").write_text(markdown(joined))
     draw(joined["summary"], folder / "type1.png")
     print(f"tables and figure in {folder}")
+
+
+def _without_errors(table: pd.DataFrame) -> dict[str, float]:
+    return {column: np.nan for column in table if column.endswith("_se")}
 
 
 def criteria(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -100,7 +104,7 @@ def criteria(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _check(rows: list[dict], row: pd.Series, column: str, lower: float, upper: float, name: str | None = None) -> None:
-    value, se = row[column], row[f"{column}_se"]
+    value, se = row[column], np.nan_to_num(row[f"{column}_se"])
     if np.isfinite(value):
         _add(rows, row, name or column, value, value - 1.96 * se, value + 1.96 * se, lower, upper)
 
@@ -128,7 +132,7 @@ def markdown(tables: dict[str, pd.DataFrame]) -> str:
             "## Size-adjusted power minus that of edgeR-QL, in points, with paired 95% intervals\n",
             _gains(summary),
         ]
-    parts += ["## Seconds per data set, median\n", _pivot(summary, "seconds", lambda v, _: f"{v:.2f}")]
+    parts += ["## Seconds of processor time per data set, median\n", _pivot(summary, "seconds", lambda v, _: f"{v:.2f}")]
     if "by_variance" in tables:
         parts += ["## Type I error at 5% by decile of the true variance, in percent\n", _deciles(tables["by_variance"])]
     parts += ["## Type I error at 5% of singular and interior fits (by REML), in percent\n", _fits(tables["by_fit"])]
