@@ -132,7 +132,8 @@ def markdown(tables: dict[str, pd.DataFrame]) -> str:
             "## Size-adjusted power minus that of edgeR-QL, in points, with paired 95% intervals\n",
             _gains(summary),
         ]
-    parts += ["## Seconds of processor time per data set, median\n", _pivot(summary, "seconds", lambda v, _: f"{v:.2f}")]
+    seconds = _pivot(summary, "seconds", lambda value, _: f"{value:.2f}")
+    parts += ["## Seconds of processor time per data set, median\n", seconds]
     if "by_variance" in tables:
         parts += ["## Type I error at 5% by decile of the true variance, in percent\n", _deciles(tables["by_variance"])]
     parts += ["## Type I error at 5% of singular and interior fits (by REML), in percent\n", _fits(tables["by_fit"])]

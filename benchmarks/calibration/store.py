@@ -17,7 +17,7 @@ TRUTH = "truth"
 
 @dataclass(frozen=True)
 class Result:
-    """What a method says about the genes of one data set: arrays named in `FIELDS`, and the seconds of processor time it took."""
+    """What a method says about the genes of one data set: arrays named in `FIELDS`, and seconds of processor time."""
 
     p: np.ndarray
     beta: np.ndarray
