@@ -136,7 +136,11 @@ def markdown(tables: dict[str, pd.DataFrame]) -> str:
     parts += ["## Seconds of processor time per data set, median\n", seconds]
     if "by_variance" in tables:
         parts += ["## Type I error at 5% by decile of the true variance, in percent\n", _deciles(tables["by_variance"])]
-    parts += ["## Type I error at 5% of singular and interior fits (by REML), in percent\n", _fits(tables["by_fit"])]
+    if "by_fit" in tables and (tables["by_fit"]["judged_by"] == "reml").any():
+        parts += [
+            "## Type I error at 5% of singular and interior fits (by REML), in percent\n",
+            _fits(tables["by_fit"]),
+        ]
     if "splits" in tables:
         parts += ["## Real cells: share of p < 5% in every split, in percent\n", _splits(tables["splits"])]
     failing = tables["criteria"]

@@ -49,6 +49,11 @@ def test_smoke_run_resumes_and_reports(tmp_path, capsys):
     assert [line.count("|") for line in lines[at + 2 : at + 5]] == [5, 5, 5]
 
 
+def test_tables_without_mixed_models(tmp_path):
+    run.main(["--smoke", "--out", str(tmp_path), "--scenario", "smoke-between-4v4-t", "--methods", "Wilcoxon, cells"])
+    assert "singular" not in (tmp_path / "tables" / "tables.md").read_text()
+
+
 def test_missing_moderation_is_told(monkeypatch):
     monkeypatch.setattr(methods, "can_moderate", lambda: False)
     assert "moderate" in methods.unavailable()["moderated"]
