@@ -45,6 +45,15 @@ def joint_df(
         There is no such result, joint test or group; the valid ones are listed.
     ValueError
         `name` or `group` is needed and was not given.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:, :5].copy()
+    >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + Sex + (1|SubID)")
+    >>> scglmm.tl.contrast(adata, {"either": ["Dx[T.AD]", "Sex[T.M]"]})
+    >>> list(scglmm.get.joint_df(adata, "either").columns[:4])
+    ['gene', 'statistic', 'df1', 'df2']
     """
     result = read_result(adata, key)
     table = adata.varm.get(f"{result.key}_joint", pd.DataFrame())

@@ -27,6 +27,15 @@ def lrt_df(adata: AnnData, key: str = "nbmm_lrt") -> pd.DataFrame:
     ------
     KeyError
         There is no such result; those that exist are listed.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:, :5].copy()
+    >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + Sex + (1|SubID)")
+    >>> scglmm.tl.lrt(adata, "~ Sex + (1|SubID)")
+    >>> scglmm.get.lrt_df(adata).shape
+    (5, 8)
     """
     table = adata.varm.get(storable(key))
     if not (isinstance(table, pd.DataFrame) and "loglik_reduced" in table):

@@ -46,6 +46,15 @@ def shrunken_df(
         No such result, coefficient or group, or the coefficient was not shrunken.
     ValueError
         `coef` or `group` is needed and was not given.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:, :60].copy()
+    >>> scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + Sex + (1|SubID)")
+    >>> scglmm.tl.shrink(adata, "Dx[T.AD]")
+    >>> scglmm.get.shrunken_df(adata, "Dx[T.AD]")["gene"].size
+    60
     """
     result = read_result(adata, key)
     group = result.only_group() if group is None else result.find_group(group)
