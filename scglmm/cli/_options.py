@@ -25,6 +25,11 @@ RUN_OPTIONS = (
     ),
     click.option("--min-donors", default=3, show_default=True, help="Skip groups with fewer donors."),
     click.option("--method", type=click.Choice(METHODS), default="reml", show_default=True),
+    click.option(
+        "--moderate/--no-moderate",
+        default=None,
+        help="Borrow information across genes (REML). By default wherever it can be done.",
+    ),
     click.option("--min-cells", default=10, show_default=True, help="Genes with counts in fewer cells are not fitted."),
     click.option(
         "--na-action",

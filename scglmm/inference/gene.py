@@ -13,7 +13,7 @@ from scglmm.engine.optimise import LOG_THETA_MIN
 
 from .containment import Carrier, find_carrier
 from .frame import Frame, null_frame, restrict
-from .profile import Profile, make_profile
+from .sd_profile import Profile, make_profile
 from .separation import null_space, separating_direction
 from .wald import satterthwaite
 
@@ -109,7 +109,7 @@ def fit_gene(
     adjust_se
         REML: add to the covariance what the estimation of the variances costs, J S J' with J = dbeta/d(psi, theta).
     with_profile
-        Whether the profile that moderation needs is wanted (`scglmm.inference.profile.can_profile` holds).
+        Whether the profile that moderation needs is wanted (`scglmm.inference.sd_profile.can_profile` holds).
     limit
         Whether a separated gene without a single estimate is fitted for the limit of its log-likelihood.
     """

@@ -26,7 +26,7 @@ from scipy.special import ndtr
 
 from .frame import Frame
 from .prior import Prior, estimate_prior, log_sd_grid
-from .profile import MIN_SD, NODES, Profile, barycentric, can_profile
+from .sd_profile import MIN_SD, NODES, Profile, barycentric, can_profile
 
 POINTS = {1: 64, 2: 18, 3: 11}  # of each standard deviation in the integrals, besides 0
 SHARP = 20.0  # fall of the log-likelihood beyond which points are not spent

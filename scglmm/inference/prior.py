@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .profile import MAX_SD, MIN_SD
+from .sd_profile import MAX_SD, MIN_SD
 
 SPACING = {1: 0.15, 2: 0.3, 3: 0.5}  # of the grid of log(sigma), by the number of terms
 BANDWIDTH = 0.3  # standard deviation of the smoothing kernel in log(sigma)

@@ -14,7 +14,7 @@ from scglmm.inference import moderation
 from scglmm.inference.genes import Options
 from scglmm.inference.moderation import match_t, why_not_moderated
 from scglmm.inference.prior import log_sd_grid
-from scglmm.inference.profile import NODES, Profile, chebyshev
+from scglmm.inference.sd_profile import NODES, Profile, chebyshev
 
 FRAME = SimpleNamespace(X=np.ones((4, 1)), terms=[SimpleNamespace(scale=np.ones(1))])
 

@@ -26,10 +26,11 @@ def _figures():
 @pytest.fixture
 def log():
     """What scanpy's logger says."""
-    before = sc.settings.logfile
+    before = sc.settings.logfile, sc.settings.verbosity
     sc.settings.logfile = stream = io.StringIO()
+    sc.settings.verbosity = 2
     yield stream
-    sc.settings.logfile = before
+    sc.settings.logfile, sc.settings.verbosity = before
 
 
 def visible_texts(fig: Figure) -> list[Text]:

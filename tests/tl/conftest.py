@@ -22,7 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the advice on `FORMULA` pass: these tests want effects with donors and with cells as replicates."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore:'stim' varies within all .* levels:UserWarning"))
+            item.add_marker(
+                pytest.mark.filterwarnings(r"ignore:(Groups? .*)?'stim' varies within all .* levels:UserWarning")
+            )
 
 
 def simulate(n_donors: int = 12, n_cells: int = 40, n_genes: int = 30, seed: int = 0) -> AnnData:

@@ -16,6 +16,19 @@ NAMES = ["T/NK", "B|naive", "αβ cells"]
 PER_COEFFICIENT = ("coef", "se", "stat", "dof", "pval", "padj")
 
 
+# The groups are small parts of small data, on which there is much to advise.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Groups? '.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:'stim' varies within:UserWarning"),
+]
+
+
+def test_advice_is_said_once_for_all_groups(typed, formula):
+    with pytest.warns(UserWarning, match="Groups 'T/NK', 'B|naive': 'stim' varies within all 12 levels") as said:
+        scglmm.tl.nbmm(typed, formula, groupby="type", mask_var="tested")
+    assert sum("'stim' varies within all" in str(each.message) for each in said) <= 2
+
+
 @pytest.fixture
 def typed(adata: ad.AnnData) -> ad.AnnData:
     """The data with three types of cells in `obs["type"]`."""

@@ -41,6 +41,9 @@ def kang18(reference: Path) -> ad.AnnData:
     return adata[:, pd.read_csv(FROZEN)["gene"].unique()].copy()
 
 
+# Pairs of models, not sound designs.
+@pytest.mark.filterwarnings("ignore:'stim' and 'cluster' vary within all 8 levels:UserWarning")
+@pytest.mark.filterwarnings("ignore:O.*cluster:UserWarning")
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_glmmtmb(kang18, pair):
     """Made by tests/reference/kang18_lrt.R. glmmTMB's log-likelihoods are a little below the maximum on a boundary."""
@@ -80,6 +83,7 @@ def null() -> ad.AnnData:
     return ad.AnnData(sparse.csr_matrix(counts), obs=obs)
 
 
+@pytest.mark.filterwarnings("ignore:'x' varies within all 40 levels:UserWarning")  # its effect is the same in all
 @pytest.mark.parametrize("reduced", ["~ x", "~ (1|donor)", "~ 1"])
 def test_p_values_under_the_hypothesis(null, reduced):
     scglmm.tl.nbmm(null, "~ x + offset(log(one)) + (1|donor)", method="ml")

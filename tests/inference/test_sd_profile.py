@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 
 from scglmm.inference.moderation import place_points
 from scglmm.inference.prior import log_sd_grid
-from scglmm.inference.profile import DROP, MAX_SD, NODES, barycentric, can_profile, chebyshev
+from scglmm.inference.sd_profile import DROP, MAX_SD, NODES, barycentric, can_profile, chebyshev
 
 
 @pytest.mark.parametrize(
