@@ -21,6 +21,8 @@ arrays with names go out. In the order in which a formula passes through:
     Random-effect terms as level numbers, levels and covariates.
 ``design``
     `build_design` puts it together, `design_matrix` codes new data the same way.
+``newdata``
+    `new_rows`: offsets, groups and covariates of random effects of new data as well. `evaluate_response`: the left side.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from .design import Design, build_design, design_matrix, formula_columns
 from .errors import DesignError, FormulaError
 from .grammar import Formula, RandomTerm, parse_formula
 from .grouping import RandomDesign
+from .newdata import NewGroups, NewRows, evaluate_response, new_rows
 
 __all__ = [
     "Design",
@@ -37,10 +40,14 @@ __all__ = [
     "FixedTerm",
     "Formula",
     "FormulaError",
+    "NewGroups",
+    "NewRows",
     "RandomDesign",
     "RandomTerm",
     "build_design",
     "design_matrix",
+    "evaluate_response",
     "formula_columns",
+    "new_rows",
     "parse_formula",
 ]
