@@ -12,6 +12,8 @@ The package in dependency order, each layer importing only those above it in thi
     Estimates, tests, degrees of freedom, variance fractions.
 `scglmm.results`
     What is written to an AnnData, and how it is read back.
+`scglmm.mixed`
+    One response and a data frame: `scglmm.glmm`, its result, tests and checks.
 `scglmm.tl`, `scglmm.get`, `scglmm.pl`, `scglmm.datasets`
     What a user calls.
 """
@@ -20,7 +22,8 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from . import datasets, get, pl, tl
+from . import datasets, get, mixed, pl, tl
+from .mixed import GLMMResult, glmm, lrt
 
 __version__ = version("scglmm")
-__all__ = ["datasets", "get", "pl", "tl"]
+__all__ = ["GLMMResult", "datasets", "get", "glmm", "lrt", "mixed", "pl", "tl"]

@@ -22,7 +22,8 @@ arrays with names go out. In the order in which a formula passes through:
 ``design``
     `build_design` puts it together, `design_matrix` codes new data the same way.
 ``newdata``
-    `new_rows`: offsets, groups and covariates of random effects of new data as well. `evaluate_response`: the left side.
+    `new_rows`: offsets, groups and covariates of random effects of new data as well; `evaluate_response`: the left
+    side.
 """
 
 from __future__ import annotations

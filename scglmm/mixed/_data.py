@@ -276,7 +276,7 @@ def _check_sizes(design: Design) -> None:
         effects = len(random.levels) * len(random.columns)
         if effects >= n:
             msg = (
-                f"{term} stands for {effects:,} random effects ({len(random.levels):,} levels of {random.group!r} times "
+                f"{term} stands for {effects:,} random effects ({len(random.levels):,} levels of {random.group!r}, "
                 f"{len(random.columns)} effects each), and there are only {n:,} observations: they cannot be told from "
                 f"the residual. Take effects out of the term, as in (1|{term.group}), or group by another column."
             )

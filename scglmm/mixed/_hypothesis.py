@@ -26,6 +26,9 @@ _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _COND = re.compile(r"cond\s*\(")
 _BOUNDARY = re.compile(r"\s|[-+*/()=]|$")
 _MAX_DEPTH = 50
+_UNCLOSED = "This parenthesis is never closed."
+_ARGUMENTS = 'cond() takes values of columns, as in cond(Dx="AD", Age=70).'
+_VALUES = 'In cond() a value is a number or a level in quotes, as in cond(Dx="AD", Age=70).'
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +90,7 @@ def parse_hypothesis(
 class _Parser:
     """Recursive descent over the characters."""
 
-    def __init__(
-        self, text: str, coefficients: Sequence[str], condition: Callable[[Values], np.ndarray]
-    ) -> None:
+    def __init__(self, text: str, coefficients: Sequence[str], condition: Callable[[Values], np.ndarray]) -> None:
         self.text = text
         self.coefficients = list(coefficients)
         self.by_length = sorted(self.coefficients, key=len, reverse=True)
@@ -116,7 +117,8 @@ class _Parser:
 
     def sum(self, depth: int) -> Linear:
         if depth > _MAX_DEPTH:
-            raise self.error(f"Parentheses are nested more than {_MAX_DEPTH} deep.")
+            msg = f"Parentheses are nested more than {_MAX_DEPTH} deep."
+            raise self.error(msg)
         total = self.product(depth)
         while self.at("+", "-"):
             sign = 1.0 if self.rest[0] == "+" else -1.0
@@ -137,7 +139,8 @@ class _Parser:
             if not other.is_number or (divide and other.constant == 0):
                 self.position = start
                 what = "a number other than 0 divides" if divide else "one of two factors is a number"
-                raise self.error(f"This would not be a linear combination of coefficients: {what}.")
+                msg = f"This would not be a linear combination of coefficients: {what}."
+                raise self.error(msg)
             times = 1 / other.constant if divide else other.constant
             value = Linear(value.weights * times, value.constant * times)
         return value
@@ -157,7 +160,7 @@ class _Parser:
             self.position += 1
             value = self.sum(depth + 1)
             if not self.at(")"):
-                raise self.error("This parenthesis is never closed.") if not self.rest else self.unexpected()
+                raise self.unexpected() if self.rest else self.error(_UNCLOSED)
             self.position += 1
             return Linear(signs * value.weights, signs * value.constant)
         if _COND.match(self.rest):
@@ -183,15 +186,16 @@ class _Parser:
         start = self.position
         tokens = _call(self.rest)
         if tokens is None:
-            raise self.error("This parenthesis is never closed.")
+            raise self.error(_UNCLOSED)
         offset = tokens[-1].end
         values: Values = {}
         for argument in _split(tokens[2:-1]):
             if len(argument) < 3 or not argument[0].is_column or not argument[1].is_operator("="):
-                raise self.error('cond() takes values of columns, as in cond(Dx="AD", Age=70).')
+                raise self.error(_ARGUMENTS)
             column = argument[0].column
             if column in values:
-                raise self.error(f"cond() names the column {column!r} twice.")
+                msg = f"cond() names the column {column!r} twice."
+                raise self.error(msg)
             values[column] = self._value(argument[2:])
         self.position = start + offset
         return values
@@ -206,7 +210,7 @@ class _Parser:
             return ast.literal_eval(tokens[0].text)
         if len(tokens) == 1 and tokens[0].text in {"True", "False"}:
             return tokens[0].text
-        raise self.error('In cond() a value is a number or a level in quotes, as in cond(Dx="AD", Age=70).')
+        raise self.error(_VALUES)
 
 
 def _call(text: str) -> list[Token] | None:
