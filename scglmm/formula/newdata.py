@@ -149,7 +149,10 @@ def evaluate_response(text: str, data: pd.DataFrame) -> np.ndarray:
     columns = {name: clean_column(get_column(data, name), name) for name in expression.columns}
     value = Coder(columns, len(data), {}).evaluate(expression)
     if isinstance(value, pd.Series):
-        msg = f"The response {text!r} is a factor, and a number is needed. Its type is {data.dtypes.get(text, 'text')}."
+        msg = (
+            f"The response {text!r} is a factor, and a number is needed. For two levels make it 0 and 1; there is no "
+            "family for more."
+        )
         raise FormulaError(msg)
     value = np.asarray(value, float)
     if value.shape != (len(data),):

@@ -143,13 +143,11 @@ def _denominator(df: np.ndarray) -> float:
         return np.nan
     if np.isinf(df).all():
         return np.inf
-    if df.size == 1 or np.ptp(df) < 1e-8 * df[0]:
-        return float(df.mean())
-    if (df <= 2).any():
-        return float(min(2.0, df.min()))
-    finite = df[np.isfinite(df)]
-    expected = (finite / (finite - 2)).sum() + np.isinf(df).sum()
-    return float(2 * expected / (expected - df.size))
+    if df.size == 1 or df.min() <= 2:
+        return float(df.min())
+    expected = np.sum(1 + 2 / (df - 2))
+    # E - q = sum of 2/(df - 2): no difference of nearly equal numbers when df are large
+    return float(expected / np.sum(1 / (df - 2)))
 
 
 def _type_two(result: GLMMResult) -> list[np.ndarray]:
