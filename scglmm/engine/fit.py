@@ -17,8 +17,9 @@ import numpy as np
 from .boundary import variance_derivative
 from .covariance import TermParameters, null_space, reduced_root, root_of, term_parameters
 from .curvature import hessian, negative_definite, positive_inverse
+from .families import NB2, POISSON
 from .laplace import laplace
-from .layout import ETA, Data, Work, make_work
+from .layout import ETA, ZETA, Data, Work, make_work
 from .optimise import LOG_THETA_MAX, LOG_THETA_MIN, NOT_CONVERGED, maximise
 from .start import starting_point
 from .structure import Structure
@@ -28,6 +29,8 @@ OK, FAILED = 0, 1
 SMALL_PSI = 0.03  # a standard deviation below this is tested against 0
 ZERO_PSI = 1e-3  # a standard deviation below this is 0, unless the criterion rises from there
 RESTART_PSI = 0.1  # where the search starts again when 0 turns out to be a saddle
+NO_ZEROS = -12.0  # a zero-inflation probability whose logit is below this everywhere may be 0
+FLAT_ZEROS = -40.0  # and is then put there
 WEAK = 4.0  # a standard deviation within this many standard errors of 0 may have a better optimum at 0
 NEAR = 20.0  # but not where the log-likelihood at 0 is lower by more than this, the other parameters unchanged
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
@@ -41,7 +44,8 @@ MAX_REFUSALS, MAX_LIMITS = 3, 3  # how often the same question is asked again
 class Fit:
     """What is known about one gene after its fit (symbols as in `scglmm.engine.structure`).
 
-    Parameters are ordered (beta, psi, log theta) for maximum likelihood and (psi, log theta) for REML.
+    Parameters are ordered (beta, zi, psi, log theta) for maximum likelihood and (zi, psi, log theta) for REML, zi being
+    the coefficients of a zero inflation, if there is one.
     """
 
     status: int  # OK or FAILED
@@ -59,6 +63,7 @@ class Fit:
     d_beta: np.ndarray  # (n, p) derivatives of beta (REML)
     v: np.ndarray  # (q,) spherical random effects, reordered
     eta: np.ndarray  # (S,) linear predictors without the offset
+    zi: np.ndarray  # (k,) coefficients of the logit of the zero-inflation probability
 
 
 def fit(
@@ -71,6 +76,7 @@ def fit(
     log_theta_guess: float = 0.0,
     curvature: bool = True,
     work: Work | None = None,
+    zi_guess: np.ndarray | None = None,
 ) -> Fit:
     """Maximise the Laplace criterion of one gene.
 
@@ -88,9 +94,12 @@ def fit(
         Whether the Hessian and the derivatives for inference are wanted.
     work
         Scratch arrays of this structure and X, from `scglmm.engine.layout.make_work`.
+    zi_guess
+        (k,) start of the zero inflation, needed where there is one.
     """
     work = make_work(structure, X) if work is None else work
     search = _Search(data, structure, X, joint, work)
+    search.start_inflation(zi_guess)
     if not search.start(beta_guess, psi_guess, log_theta_guess):
         return search.result(FAILED)
     for _ in range(MAX_ROUNDS):
@@ -101,6 +110,7 @@ def fit(
             search.go_to_poisson_limit()
             or search.settle_variances()
             or search.leave_poisson_limit()
+            or search.settle_inflation()
             or search.try_zero_variances()
             or search.release_variances()
         ):
@@ -128,17 +138,21 @@ class _Search:
         self.model = (data, structure, X, joint)
         self.structure, self.work = structure, work
         p, n_psi = X.shape[1], structure.psi_at.shape[1]
-        self.first = 0 if joint else p
+        self.first_zi = 0 if joint else p
+        self.first = self.first_zi + (0 if data.extra is None else data.extra.zi.shape[1])
         n = self.first + n_psi + 1
         self.terms = term_parameters(structure, self.first)
         self.par, self.gradient = np.zeros(n), np.zeros(n)
         self.beta, self.v = np.zeros(p), np.zeros(structure.starts.shape[1] - 1)
         self.free = np.ones(n, np.bool_)
+        self.has_theta = data.family == NB2
+        self.free[-1] = data.family != POISSON
         self.metric = np.zeros((n, n))
         self.hessian = np.zeros((n, n))
         self.d_covariance, self.d_beta = np.zeros((n, p, p)), np.zeros((n, p))
         self.value, self.status, self.n_eval = math.nan, NOT_CONVERGED, 0
-        self.at_limit, self.theta_stop, self.log_theta_before, self.limits = False, THETA_STOP, 0.0, 0
+        self.at_limit, self.log_theta_before, self.limits = False, 0.0, 0
+        self.theta_stop = THETA_STOP if self.has_theta else math.inf
         self.refused = [0] * len(self.terms)  # how often the criterion was found to rise from 0
         self.released: set[int] = set()  # terms that were set free again
         self.tried: set[int] = set()  # terms that were tried at 0
@@ -157,10 +171,17 @@ class _Search:
                 return False
             if psi is None:
                 psi, log_theta = found_psi, found
-        self.par[: self.first] = self.beta[: self.first]
+        self.par[: self.first_zi] = self.beta[: self.first_zi]
         self.par[self.first : -1] = psi
         self.par[-1] = log_theta
         return True
+
+    def start_inflation(self, zi: np.ndarray | None) -> None:
+        """Put the start of the zero inflation where the search for starting values finds it."""
+        extra = self.model[0].extra
+        if extra is not None and extra.zi.shape[1]:
+            self.par[self.first_zi : self.first] = zi
+            extra.rows[ZETA] = extra.zi @ zi
 
     def evaluate(self) -> float:
         """Criterion and gradient at the current point."""
@@ -208,6 +229,20 @@ class _Search:
         self.par[-1] = self.log_theta_before
         self.free[-1] = True
         self.at_limit = False
+        return True
+
+    def settle_inflation(self) -> bool:
+        """Give a zero inflation up whose probability has vanished everywhere: what is left of it is flat."""
+        extra, zi = self.model[0].extra, slice(self.first_zi, self.first)
+        if self.first == self.first_zi or not self.free[zi].any() or extra.rows[ZETA].max() > NO_ZEROS:
+            return False
+        before = self._save()
+        self.par[zi] *= FLAT_ZEROS / extra.rows[ZETA].max()
+        value = self.evaluate()
+        if not value >= before["value"] - 1e-4:
+            self._restore(before)
+            return False
+        self.free[zi] = False
         return True
 
     def settle_variances(self) -> bool:
@@ -262,7 +297,7 @@ class _Search:
             self._restore(before)
             return False
         self.v[:] = 0.0
-        if not self.at_limit and self.limits < MAX_LIMITS:
+        if self.has_theta and not self.at_limit and self.limits < MAX_LIMITS:
             self.theta_stop = THETA_STOP  # with other variances the Poisson limit is another question
         return True
 
@@ -355,6 +390,11 @@ class _Search:
         """Exact Hessian and one Newton step; whether the point is a maximum."""
         self.hessian = self._hessian(central=True)
         self.n_eval += 2 * int(self.free.sum())
+        if self.first > self.first_zi and not negative_definite(self.hessian, self.free):
+            # A zero inflation that the data do not determine is no reason to doubt the rest.
+            self.free[self.first_zi : self.first] = False
+            self.hessian[self.first_zi : self.first] = 0.0
+            self.hessian[:, self.first_zi : self.first] = 0.0
         inverse = positive_inverse(self.hessian, self.free)
         for _ in range(MAX_POLISH):
             # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
@@ -395,4 +435,5 @@ class _Search:
             d_beta=self.d_beta,
             v=self.v,
             eta=self.work.strata[ETA].copy(),
+            zi=self.par[self.first_zi : self.first].copy(),
         )

@@ -189,7 +189,13 @@ def independent(X: np.ndarray, columns: np.ndarray, n_flat: int) -> np.ndarray:
 def on_strata(data: Data, strata: np.ndarray) -> Data:
     """Take the data of some strata; the others have no counts, so histogram and constant stay."""
     sizes = np.diff(data.start)
+    extra = data.extra
+    if extra is not None:
+        zeros = extra.zeros[np.repeat(strata, sizes)] if extra.zeros.size else extra.zeros
+        zi = np.ascontiguousarray(extra.zi[strata])
+        extra = extra._replace(zi=zi, zeros=zeros, rows=np.ascontiguousarray(extra.rows[:, strata]))
     return data._replace(
+        extra=extra,
         start=np.concatenate([[0], np.cumsum(sizes[strata])]),
         nodes=np.ascontiguousarray(data.nodes[:, np.repeat(strata, sizes)]),
         y_sum=np.ascontiguousarray(data.y_sum[strata]),

@@ -10,18 +10,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
+from scipy.special import logit
 
-from scglmm.compression.nodes import Nodes, make_nodes
-from scglmm.compression.tables import accumulate
+from scglmm.engine.curvature import hessian
 from scglmm.engine.fit import FAILED, Fit, fit
-from scglmm.engine.layout import Data, Work, make_work
+from scglmm.engine.laplace import laplace
+from scglmm.engine.layout import NODE_A, NODE_E, Data, Work, make_work
 from scglmm.engine.optimise import LOG_THETA_MIN
 from scglmm.engine.posterior import posterior
-from scglmm.engine.responses import Responses
 
+from .compressed import CODES, Compressed, compress, without_separated
 from .containment import find_carrier
-from .frame import Frame, RandomTerm, make_frame, restrict, strata_of
+from .effects import covariances, effects, on_strata
+from .frame import Frame
 from .gene import (
     NOT_CONVERGED,
     OK,
@@ -30,19 +31,18 @@ from .gene import (
     SINGULAR,
     contrast_df,
     free_by_term,
-    independent,
     inverse_information,
-    on_strata,
     variances,
 )
-from .separation import null_space, separating_direction
 
 if TYPE_CHECKING:
     from scglmm.formula import Design
 
 GAUSSIAN, POISSON, NBINOM2 = "gaussian", "poisson", "nbinom2"
-FAMILIES = (GAUSSIAN, POISSON, NBINOM2)
 ZI_BOUNDARY = "zi_boundary"
+
+MIN_INFLATION, MAX_LOGIT_SE = 1e-4, 5.0  # beyond these a zero inflation cannot be told from none
+FEW = 0.02  # a zero-inflation probability to start from
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,10 @@ class _Inner:
     vcov: np.ndarray
     d_vcov: np.ndarray
     S: np.ndarray
-    has_df: bool
     contained: bool
 
     def df_of(self, contrast: np.ndarray) -> float:
-        if not self.has_df:
+        if not self.S.size:
             return np.inf
         contrast = contrast[self.columns]
         carrier = find_carrier(self.frame, contrast) if self.contained and contrast.any() else None
@@ -214,28 +213,38 @@ def fit_response(
         random effects in a term as there are rows.
     """
     y = _check(design, y, family, zi_design, reml, n_quad)
-    if family != NBINOM2 or zi_design is not None or n_quad != 1:
-        raise NotImplementedError
-    model: _Model | None = _model(design, y)
-    full, separated = model, False
-    while (direction := separating_direction(model.frame.Q, model.data.y_sum)) is not None:
-        separated = True
-        model = _without(model, direction)
-        if model is None:
-            return _empty(full, SEPARATED, family, reml, n_quad)
+    full = compress(design, y, family, zi_design)
+    model: Compressed | None = full if family == GAUSSIAN else without_separated(full)
+    if model is None:
+        return _empty(full, SEPARATED, family, reml, n_quad)
     frame, data = model.frame, model.data
-    rate = np.log(data.y_sum.sum() / float(data.nodes[0] @ data.nodes[1]))
     work = make_work(frame.structure, frame.Q)
-    fitted = fit(data, frame.structure, frame.Q, reml, rate * frame.intercept, work=work)
-    if fitted.status == FAILED or fitted.log_theta <= LOG_THETA_MIN:
-        return _empty(full, SEPARATED if separated else NOT_CONVERGED, family, reml, n_quad, fitted)
+    beta = np.zeros(frame.Q.shape[1])
+    if family != GAUSSIAN:
+        beta = np.log(data.y_sum.sum() / float(data.nodes[NODE_E] @ data.nodes[NODE_A])) * frame.intercept
+    fits = [
+        fit(data, frame.structure, frame.Q, reml, beta, work=work, zi_guess=zi) for zi in _inflation_starts(data, y)
+    ]
+    fitted = max(fits, key=lambda found: (found.status != FAILED, np.nan_to_num(found.value, nan=-np.inf)))
+    if fitted.status == FAILED or (family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
+        return _empty(full, SEPARATED if model.lost.any() else NOT_CONVERGED, family, reml, n_quad, fitted)
     return _result(model, fitted, work, family, reml, n_quad)
+
+
+def _inflation_starts(data: Data, y: np.ndarray) -> list[np.ndarray | None]:
+    """Make starts of the zero inflation: half of the zeros, and hardly any; [None] without."""
+    if data.extra is None or data.extra.zi.shape[1] == 0:
+        return [None]
+    zi = data.extra.zi
+    constant = np.linalg.lstsq(zi, np.ones(zi.shape[0]), rcond=None)[0]
+    share = min(0.9, 0.5 * float(np.mean(y == 0)))
+    return [logit(p) * constant for p in ([share, FEW] if share > FEW else [FEW])]
 
 
 def _check(design: Design, y: np.ndarray, family: str, zi_design: Design | None, reml: bool, n_quad: int) -> np.ndarray:
     """Check what the user gave; returns y as numbers."""
-    if family not in FAMILIES:
-        msg = f"family={family!r} is not known; it is one of {', '.join(map(repr, FAMILIES))}."
+    if family not in CODES:
+        msg = f"family={family!r} is not known; it is one of {', '.join(map(repr, CODES))}."
         raise ValueError(msg)
     y = np.asarray(y, float)
     n = design.X.shape[0]
@@ -258,97 +267,82 @@ def _check(design: Design, y: np.ndarray, family: str, zi_design: Design | None,
                 f"fractional in {int(wrong.sum()):,} of {n:,} rows). Use raw counts, or family='gaussian'."
             )
             raise ValueError(msg)
+    if zi_design is not None:
+        _check_inflation(design, family, zi_design)
+    if family == GAUSSIAN:
+        for term in design.random:
+            q = len(np.unique(term.codes)) * term.covariates.shape[1]
+            if q >= n:
+                msg = (
+                    f"The random effects of {term.group!r} are {q:,} for {n:,} rows: their variance and the residual "
+                    "variance cannot be told apart. Take random slopes out, or a grouping factor with fewer levels."
+                )
+                raise ValueError(msg)
     return y
 
 
-@dataclass(frozen=True)
-class _Model:
-    """One response compressed, and the way back to its rows."""
-
-    design: Design
-    nodes: Nodes
-    frame: Frame
-    data: Data
-    shift: float
-    strata: np.ndarray  # (S,) bool: the strata of the frame, all of them unless the response is separated
-    columns: np.ndarray  # (p,) bool: the coefficients of the frame
-    lost: np.ndarray  # (p,) bool: coefficients without a finite estimate
-
-
-def _model(design: Design, y: np.ndarray) -> _Model:
-    n, p = design.X.shape
-    stratum, first = strata_of(design)
-    offset = np.zeros(n) if design.offset is None else design.offset
-    nodes = make_nodes(stratum, offset)
-    frame = make_frame(design, first, nodes.n_cells)
-    shift = float(offset.max()) if frame.has_constant else 0.0
-    column = sparse.csr_array(y[:, None])
-    data = Responses(nodes.grid, accumulate(column, np.arange(n), nodes, np.arange(1)), shift)[0]
-    everything = np.ones(nodes.n_strata, np.bool_)
-    return _Model(design, nodes, frame, data, shift, everything, np.ones(p, np.bool_), np.zeros(p, np.bool_))
+def _check_inflation(design: Design, family: str, zi_design: Design) -> None:
+    if family == GAUSSIAN:
+        msg = "Zero inflation is a model of counts: family='gaussian' has none. Use family='poisson' or 'nbinom2'."
+        raise ValueError(msg)
+    if zi_design.random:
+        msg = "Random effects in the zero-inflation formula are not supported: use fixed effects only."
+        raise ValueError(msg)
+    if zi_design.X.shape[0] != design.X.shape[0]:
+        msg = (
+            f"The zero-inflation design has {zi_design.X.shape[0]:,} rows, the design {design.X.shape[0]:,}: both are "
+            "built from the same rows."
+        )
+        raise ValueError(msg)
 
 
-def _without(model: _Model, direction: np.ndarray) -> _Model | None:
-    """Leave out strata whose mean goes to 0 along a direction, and the coefficients that lose their estimate by it.
-
-    As in `scglmm.inference.gene`: a coefficient that takes part in a direction that is flat on the other strata has no
-    estimate. None when nothing but constants is left.
-    """
-    frame = model.frame
-    strata = ~(frame.Q @ direction < -1e-8)
-    flat = frame.back @ null_space(frame.Q[strata])
-    moves = np.abs(flat).max(axis=1) * np.abs(frame.X).max(axis=0)
-    flat_columns = moves > 1e-6 * moves.max()
-    if flat_columns[np.ptp(frame.X, axis=0) > 0].all():
-        return None
-    kept = ~flat_columns
-    flat_at = np.flatnonzero(flat_columns)
-    kept[independent(frame.X[np.ix_(strata, flat_columns)], flat_at, flat.shape[1])] = True
-    lost, columns, remaining = model.lost.copy(), model.columns.copy(), model.strata.copy()
-    at = np.flatnonzero(model.columns)
-    lost[at[flat_columns]] = True
-    columns[at] = kept
-    remaining[np.flatnonzero(model.strata)] = strata
-    return replace(
-        model,
-        frame=restrict(frame, strata, kept),
-        data=on_strata(model.data, strata),
-        strata=remaining,
-        columns=columns,
-        lost=lost,
-    )
-
-
-def _result(model: _Model, fitted: Fit, work: Work, family: str, reml: bool, n_quad: int) -> ResponseFit:
-    frame, offset = model.frame, model.nodes.offset
-    p = frame.X.shape[1]
+def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool, n_quad: int) -> ResponseFit:
+    frame, offset, scale = model.frame, model.offset, model.scale
+    p, k = frame.X.shape[1], fitted.zi.size
     singular = [not free.all() for free in free_by_term(frame, fitted)]
-    S = inverse_information(fitted.hessian, fitted.free)
-    covariance, d_covariance = fitted.covariance, fitted.d_covariance
-    if not reml:
-        covariance, d_covariance, S = S[:p, :p], np.zeros((0, p, p)), np.zeros((0, 0))
-    vcov = frame.back @ covariance @ frame.back.T
-    d_vcov = np.einsum("ia,kab,jb->kij", frame.back, d_covariance, frame.back)
-    inner = _Inner(frame, fitted, model.columns, vcov, d_vcov, S, has_df=reml, contained=family != GAUSSIAN)
-    beta = frame.back @ (fitted.beta - model.shift * frame.intercept)
-    ranef, eta_random = _effects(frame, fitted)
+    information = inverse_information(fitted.hessian, fitted.free)
+    own = np.zeros((0, 0))
+    first_zi = 0 if reml else p
+
+    _at_optimum(model, fitted, work, reml)
     trace = float(posterior(frame.structure, frame.Q, work))
-    conditional, pev = _effect_covariances(frame, fitted, work)
+    ranef = [scale * u for u in effects(frame, fitted.psi, fitted.v)]
+    given_beta, counted = ([scale**2 * c for c in cs] for cs in covariances(frame, fitted.psi, work))
+    sigma = [scale**2 * s for s in variances(frame, fitted.psi)]
 
-    def on_rows(of_strata: np.ndarray) -> np.ndarray:
-        everywhere = np.full(model.strata.size, -np.inf)
-        everywhere[model.strata] = of_strata
-        return everywhere[model.nodes.stratum] + offset
+    covariance, d_covariance, S = information[:p, :p], np.zeros((0, p, p)), own
+    if reml:
+        covariance, d_covariance, S = fitted.covariance, fitted.d_covariance, information
+    elif family == GAUSSIAN:
+        covariance, d_covariance = _fixed_variances(model, fitted, work)
+        S = information[p:, p:]
+    vcov = scale**2 * frame.back @ covariance @ frame.back.T
+    d_vcov = scale**2 * np.einsum("ia,kab,jb->kij", frame.back, d_covariance, frame.back)
+    inner = _Inner(frame, fitted, model.columns, vcov, d_vcov, S, contained=family != GAUSSIAN)
 
-    full_vcov, full_d_vcov = (_spread(model, v) for v in (vcov, d_vcov))
+    beta = model.beta(fitted.beta)
     full_beta = np.full(model.lost.size, np.nan)
     full_beta[model.columns] = beta
     full_beta[model.lost] = np.nan
+    full_vcov = model.spread(vcov)
+    eta_fixed = model.on_rows(frame.X @ beta) + offset
+    zi_eta, zi_vcov, determined = np.full(offset.size, -np.inf), own, True
+    if k:
+        at = slice(first_zi, first_zi + k)
+        zi_eta = model.on_rows(model.data.extra.zi @ fitted.zi)
+        zi_vcov = model.zi_back @ information[at, at] @ model.zi_back.T
+        determined = _is_determined(model.data.extra.zi, fitted.zi, information[at, at], fitted.free[at])
+        if not fitted.free[at].all():
+            zi_vcov = np.full((k, k), np.nan)
     status = SINGULAR if any(singular) else OK
     if fitted.theta_at_limit:
         status = POISSON_LIMIT
+    if not determined:
+        status = ZI_BOUNDARY
     if model.lost.any():
         status = SEPARATED
+    constant = -(offset.size - p * reml) * np.log(scale) - frame.log_det * reml
+    theta = {GAUSSIAN: np.nan, POISSON: np.inf}.get(family, np.exp(fitted.log_theta))
     result = ResponseFit(
         status=status,
         family=family,
@@ -358,112 +352,74 @@ def _result(model: _Model, fitted: Fit, work: Work, family: str, reml: bool, n_q
         se=np.sqrt(np.diag(full_vcov)),
         df=np.full(model.lost.size, np.nan),
         vcov=full_vcov,
-        d_vcov=full_d_vcov,
+        d_vcov=model.spread(d_vcov),
         S=S,
-        theta=np.inf if fitted.theta_at_limit else float(np.exp(fitted.log_theta)),
-        residual_sd=np.nan,
-        sigma=variances(frame, fitted.psi),
+        theta=np.inf if fitted.theta_at_limit else float(theta),
+        residual_sd=scale * float(np.exp(0.5 * fitted.log_theta)) if family == GAUSSIAN else np.nan,
+        sigma=sigma,
         singular=singular,
-        loglik=fitted.value - (frame.log_det if reml else 0.0),
-        n_par=p + fitted.psi.size + 1,
+        loglik=fitted.value + constant,
+        n_par=p + fitted.psi.size + k + (family != POISSON),
         n_obs=offset.size,
-        ranef=_on_levels(model, ranef, 0.0),
-        ranef_vcov=_on_levels(model, conditional, np.nan),
-        ranef_pev=_on_levels(model, pev, np.nan),
-        eta=on_rows(frame.X @ beta + eta_random),
-        eta_fixed=on_rows(frame.X @ beta),
-        zi_beta=np.empty(0),
-        zi_vcov=np.empty((0, 0)),
-        zi_eta=np.full(offset.size, -np.inf),
+        ranef=model.on_levels(ranef, [0.0] * len(ranef)),
+        ranef_vcov=model.on_levels(given_beta, sigma),
+        ranef_pev=model.on_levels(counted, sigma),
+        eta=eta_fixed + model.on_rows(on_strata(frame, ranef)),
+        eta_fixed=eta_fixed,
+        zi_beta=model.zi_back @ fitted.zi,
+        zi_vcov=zi_vcov,
+        zi_eta=zi_eta,
         hat_trace=trace,
         lost=model.lost,
         n_eval=fitted.n_eval,
         grad=fitted.grad,
         _inner=inner,
     )
-    df = np.array([result.df_of(contrast) for contrast in np.eye(model.lost.size)])
-    return replace(result, df=df)
+    return replace(result, df=np.array([result.df_of(contrast) for contrast in np.eye(model.lost.size)]))
 
 
-def _spread(model: _Model, values: np.ndarray) -> np.ndarray:
-    """Put (..., columns of the frame, columns of the frame) in its place among all coefficients, NaN for lost ones."""
-    p = model.lost.size
-    full = np.full((*values.shape[:-2], p, p), np.nan)
-    at = np.flatnonzero(model.columns)
-    full[..., at[:, None], at] = values
-    full[..., model.lost, :] = np.nan
-    full[..., :, model.lost] = np.nan
-    return full
+def _at_optimum(model: Compressed, fitted: Fit, work: Work, reml: bool) -> np.ndarray:
+    """Bring the scratch arrays to the optimum; returns the parameters with which REML is evaluated there."""
+    frame = model.frame
+    par = np.concatenate([fitted.zi, fitted.psi, [fitted.log_theta]])
+    full = par if reml else np.concatenate([fitted.beta, par])
+    beta, v = fitted.beta.copy(), fitted.v.copy()
+    laplace(model.data, frame.structure, frame.Q, reml, True, full, beta, v, np.empty(full.size), work)
+    return par
 
 
-def _on_levels(model: _Model, values: list[np.ndarray], missing: float) -> list[np.ndarray]:
-    """Put what is known of the levels of the frame in its place among all levels of the design."""
-    result = []
-    for term, known in zip(model.design.random, values, strict=True):
-        level = term.codes[np.unique(model.nodes.stratum, return_index=True)[1]]
-        full = np.full((level.max() + 1, *known.shape[1:]), missing)
-        full[np.unique(level[model.strata])] = known
-        result.append(full)
-    return result
+def _fixed_variances(model: Compressed, fitted: Fit, work: Work) -> tuple[np.ndarray, np.ndarray]:
+    """Covariance of beta at fixed variances and its derivatives, for a Gaussian fit by maximum likelihood.
+
+    Fixed effects at given variances are the same for both criteria, so REML's derivatives are what is wanted.
+    """
+    frame, p = model.frame, model.frame.X.shape[1]
+    par = _at_optimum(model, fitted, work, reml=True)
+    n = par.size
+    d_covariance, gradient = np.zeros((n, p, p)), np.empty(n)
+    covariance = work.schur[1].copy()
+    hessian(
+        model.data, frame.structure, frame.Q, True, par, fitted.free[p:], True, fitted.beta.copy(), fitted.v.copy(),
+        gradient, work, d_covariance, np.zeros((n, p)),
+    )  # fmt: skip
+    return covariance, d_covariance
 
 
-def _slots(term: RandomTerm, first: int) -> tuple[np.ndarray, range]:
-    """One stratum of each level of a term, and the slots of its columns."""
-    stratum = np.empty(term.n_levels, np.int64)
-    stratum[term.codes] = np.arange(term.codes.size)
-    return stratum, range(first, first + len(term.columns))
+def _is_determined(zi: np.ndarray, coefficients: np.ndarray, covariance: np.ndarray, free: np.ndarray) -> bool:
+    """Whether the zero inflation can be tested: a probability that is not 0, and a logit that the data determine."""
+    se = np.sqrt(np.einsum("si,ij,sj->s", zi, covariance, zi))
+    return bool(free.all() and (zi @ coefficients).max() >= logit(MIN_INFLATION) and se.max() <= MAX_LOGIT_SE)
 
 
-def _roots(frame: Frame, psi: np.ndarray) -> list[np.ndarray]:
-    """Lambda of every term in the user's units: u = Lambda v."""
-    roots, at = [], 0
-    for term in frame.terms:
-        c = len(term.columns)
-        root = np.zeros((c, c))
-        for j in range(c):
-            root[j:, j] = psi[at : at + c - j]
-            at += c - j
-        roots.append(root / term.scale[:, None])
-    return roots
-
-
-def _effects(frame: Frame, fitted: Fit) -> tuple[list[np.ndarray], np.ndarray]:
-    """Random effects of every level of every term, and their sum on every stratum."""
-    effects, total, first = [], np.zeros(frame.X.shape[0]), 0
-    for term, root in zip(frame.terms, _roots(frame, fitted.psi), strict=True):
-        stratum, slots = _slots(term, first)
-        first += len(slots)
-        u = fitted.v[frame.structure.z_column[stratum][:, slots]] @ root.T
-        effects.append(u)
-        total += np.einsum("sc,sc->s", term.covariates, u[term.codes])
-    return effects, total
-
-
-def _effect_covariances(frame: Frame, fitted: Fit, work: Work) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Covariance of the effects of every level, without and with the estimation of beta; `posterior` came before."""
-    conditional, pev, first = [], [], 0
-    U, C = work.fixed[1], work.schur[1]
-    for term, root in zip(frame.terms, _roots(frame, fitted.psi), strict=True):
-        stratum, slots = _slots(term, first)
-        first += len(slots)
-        c = len(slots)
-        inverse = np.empty((term.n_levels, c, c))
-        for i, a in enumerate(slots):
-            for j, b in enumerate(slots[: i + 1]):
-                values = work.inverse[frame.structure.place[stratum, a * (a + 1) // 2 + b]]
-                inverse[:, i, j] = inverse[:, j, i] = values
-        u = U[frame.structure.z_column[stratum][:, slots]]
-        conditional.append(root @ inverse @ root.T)
-        pev.append(root @ (inverse + u @ C @ u.transpose(0, 2, 1)) @ root.T)
-    return conditional, pev
-
-
-def _empty(model: _Model, status: str, family: str, reml: bool, n_quad: int, fitted: Fit | None = None) -> ResponseFit:
+def _empty(
+    model: Compressed, status: str, family: str, reml: bool, n_quad: int, fitted: Fit | None = None
+) -> ResponseFit:
     """Return a result without estimates."""
-    frame, n = model.frame, model.nodes.offset.size
-    p = frame.X.shape[1]
+    frame, n = model.frame, model.offset.size
+    p, k = frame.X.shape[1], model.zi_back.shape[0]
     widths = [(term.n_levels, len(term.columns)) for term in frame.terms]
     missing = np.full(p, np.nan)
+    constant = -(n - p * reml) * np.log(model.scale) - frame.log_det * reml
     return ResponseFit(
         status=status,
         family=family,
@@ -479,17 +435,17 @@ def _empty(model: _Model, status: str, family: str, reml: bool, n_quad: int, fit
         residual_sd=np.nan,
         sigma=[np.full((c, c), np.nan) for _, c in widths],
         singular=[False for _ in widths],
-        loglik=np.nan if fitted is None else fitted.value - (frame.log_det if reml else 0.0),
-        n_par=p + frame.structure.psi_at.shape[1] + 1,
+        loglik=np.nan if fitted is None else fitted.value + constant,
+        n_par=p + frame.structure.psi_at.shape[1] + k + (family != POISSON),
         n_obs=n,
         ranef=[np.full(shape, np.nan) for shape in widths],
         ranef_vcov=[np.full((levels, c, c), np.nan) for levels, c in widths],
         ranef_pev=[np.full((levels, c, c), np.nan) for levels, c in widths],
         eta=np.full(n, np.nan),
         eta_fixed=np.full(n, np.nan),
-        zi_beta=np.empty(0),
-        zi_vcov=np.empty((0, 0)),
-        zi_eta=np.full(n, -np.inf),
+        zi_beta=np.full(k, np.nan),
+        zi_vcov=np.full((k, k), np.nan),
+        zi_eta=np.full(n, np.nan if k else -np.inf),
         hat_trace=np.nan,
         lost=np.ones(p, np.bool_),
         n_eval=0 if fitted is None else fitted.n_eval,
