@@ -7,11 +7,13 @@ None on an argument, so the code of the other families is compiled only for thos
 
 from __future__ import annotations
 
+import numpy as np
+
 from scglmm._jit import kernel
 
 from . import counts, gaussian, nb2
 from .histogram import histogram_terms
-from .layout import ETA, F_ZETA, G_ZETA, H_ZETA, MAX_ETA, ZETA, H
+from .layout import ETA, F_ZETA, G_ZETA, H_ZETA, MAX_ETA, ZETA, Data, Extra, H
 
 NB2, POISSON, GAUSSIAN = 0, 1, 2
 
@@ -110,3 +112,53 @@ def in_range(extra, data, strata):
     for s in range(strata.shape[1]):
         largest = max(largest, strata[ETA, s])
     return largest <= MAX_ETA
+
+
+# For quadrature, which needs the log-likelihood stratum by stratum.
+
+
+@kernel
+def stratum_log_likelihood(extra, data, theta, strata, s):
+    """Log-likelihood of stratum s without `constant_terms`, and its derivative in log(theta)."""
+    start, row = data.start[s : s + 2], strata[:, s : s + 1]
+    if extra is None:
+        value, slope = nb2.log_likelihood(data.nodes, start, theta, row)
+    else:
+        one = Data(
+            data.family, start, data.nodes, data.y_sum, data.exceed, data.tail, 0.0,
+            Extra(extra.zi, extra.zeros, extra.rows[:, s : s + 1]),
+        )  # fmt: skip
+        if data.family == GAUSSIAN:
+            return gaussian.log_likelihood(one, theta, row)
+        value, slope = counts.log_likelihood(one, 1.0 / theta if data.family == NB2 else 0.0, row)
+    value += data.y_sum[s] * strata[ETA, s]
+    if data.family != NB2:
+        slope = 0.0
+    return value, slope
+
+
+@kernel
+def constant_terms(extra, data, theta):
+    """Compute what does not depend on linear predictors, and its derivative in log(theta)."""
+    if extra is not None and data.family == GAUSSIAN:
+        return -0.5 * data.constant / theta, 0.5 * data.constant / theta
+    if data.family != NB2:
+        return data.constant, 0.0
+    value, slope = histogram_terms(data.exceed, data.tail, theta)
+    return data.constant + value, slope
+
+
+@kernel
+def inflation_rows(extra, n_strata):
+    """Copy of the derivatives in zeta; zeros without zero inflation."""
+    if extra is None:
+        return np.zeros((4, n_strata))
+    return extra.rows.copy()
+
+
+@kernel
+def put_inflation_slopes(extra, rows):
+    """Put derivatives in zeta where `inflation_gradient` looks for them."""
+    if extra is not None:
+        for s in range(rows.shape[1]):
+            extra.rows[F_ZETA, s] = rows[F_ZETA, s]

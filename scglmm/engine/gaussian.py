@@ -17,8 +17,9 @@ from .layout import ETA, G_THETA, H_THETA, NODE_A, NODE_Y, G, H, T
 def score_curvature(data, variance, strata):
     """First derivative in eta (row G of `strata`) and minus the second (row H) of every stratum."""
     for s in range(data.start.size - 1):
-        strata[H, s] = data.nodes[NODE_A, s] / variance
-        strata[G, s] = (data.nodes[NODE_Y, s] - data.nodes[NODE_A, s] * strata[ETA, s]) / variance
+        k = data.start[s]
+        strata[H, s] = data.nodes[NODE_A, k] / variance
+        strata[G, s] = (data.nodes[NODE_Y, k] - data.nodes[NODE_A, k] * strata[ETA, s]) / variance
 
 
 @kernel
@@ -37,8 +38,8 @@ def log_likelihood(data, variance, strata):
     squares = data.constant
     n = 0.0
     for s in range(data.start.size - 1):
-        weight = data.nodes[NODE_A, s]
-        residual = data.nodes[NODE_Y, s] / weight - strata[ETA, s]
+        weight = data.nodes[NODE_A, data.start[s]]
+        residual = data.nodes[NODE_Y, data.start[s]] / weight - strata[ETA, s]
         squares += weight * residual * residual
         n += weight
     return -0.5 * (squares / variance + n * math.log(2.0 * math.pi * variance)), 0.5 * (squares / variance - n)

@@ -18,6 +18,7 @@ from scglmm.engine.laplace import laplace
 from scglmm.engine.layout import NODE_A, NODE_E, Data, Work, make_work
 from scglmm.engine.optimise import LOG_THETA_MIN
 from scglmm.engine.posterior import posterior
+from scglmm.engine.refit import refit
 
 from .compressed import CODES, Compressed, compress, without_separated
 from .containment import find_carrier
@@ -42,6 +43,7 @@ GAUSSIAN, POISSON, NBINOM2 = "gaussian", "poisson", "nbinom2"
 ZI_BOUNDARY = "zi_boundary"
 
 MIN_INFLATION, MAX_LOGIT_SE = 1e-4, 5.0  # beyond these a zero inflation cannot be told from none
+MAX_QUAD = 100
 FEW = 0.02  # a zero-inflation probability to start from
 
 
@@ -71,14 +73,15 @@ class ResponseFit:
         lmerTest reports them, also when singular. Counts by REML: Satterthwaite's, or containment degrees of freedom
         where the variance that carries the coefficient is 0.
     vcov
-        (p, p) covariance of `beta`. Maximum likelihood for counts: from the inverse Hessian in all parameters. REML,
-        and Gaussian: at the estimated variances.
+        (p, p) covariance of `beta`. Maximum likelihood: from the inverse Hessian in all parameters, as glmmTMB reports
+        it (lme4's for Gaussian is at fixed variances, hence a little smaller). REML: at the estimated variances.
     d_vcov
-        (m, p, p) derivatives of `vcov` in the covariance parameters; empty (0, p, p) where there is no Satterthwaite.
+        (m, p, p) derivatives in the covariance parameters of the covariance of `beta` at fixed variances; empty
+        (0, p, p) where there is no Satterthwaite.
     S
         (m, m) covariance of those parameters. Satterthwaite for a contrast L of the coefficients: with V = L'vcov L and
         d_j = L'd_vcov[j] L, df = 2 V^2 / d'S d. `df_of` does it, boundaries included; for a joint test it can be
-        applied to each eigenvector.
+        applied to each eigenvector of L vcov L'.
     theta
         Size of the negative binomial, inf at its Poisson limit and for the Poisson family; NaN for Gaussian.
     residual_sd
@@ -226,6 +229,8 @@ def fit_response(
         fit(data, frame.structure, frame.Q, reml, beta, work=work, zi_guess=zi) for zi in _inflation_starts(data, y)
     ]
     fitted = max(fits, key=lambda found: (found.status != FAILED, np.nan_to_num(found.value, nan=-np.inf)))
+    if n_quad > 1 and fitted.status != FAILED:
+        fitted = refit(data, frame.structure, frame.Q, fitted, n_quad, work)
     if fitted.status == FAILED or (family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
         return _empty(full, SEPARATED if model.lost.any() else NOT_CONVERGED, family, reml, n_quad, fitted)
     return _result(model, fitted, work, family, reml, n_quad)
@@ -267,6 +272,8 @@ def _check(design: Design, y: np.ndarray, family: str, zi_design: Design | None,
                 f"fractional in {int(wrong.sum()):,} of {n:,} rows). Use raw counts, or family='gaussian'."
             )
             raise ValueError(msg)
+    if n_quad != 1:
+        _check_quadrature(design, reml, n_quad)
     if zi_design is not None:
         _check_inflation(design, family, zi_design)
     if family == GAUSSIAN:
@@ -279,6 +286,22 @@ def _check(design: Design, y: np.ndarray, family: str, zi_design: Design | None,
                 )
                 raise ValueError(msg)
     return y
+
+
+def _check_quadrature(design: Design, reml: bool, n_quad: int) -> None:
+    if int(n_quad) != n_quad or not 1 <= n_quad <= MAX_QUAD:
+        msg = f"n_quad={n_quad!r} is not a number of quadrature points: give an integer from 1 (Laplace) to {MAX_QUAD}."
+        raise ValueError(msg)
+    effects = [f"({' + '.join(term.columns)}|{term.group})".replace("(Intercept)", "1") for term in design.random]
+    if len(effects) != 1 or design.random[0].covariates.shape[1] != 1:
+        msg = (
+            f"n_quad={n_quad} needs exactly one random term with one column, such as (1|donor); this model has "
+            f"{', '.join(effects) or 'none'}. Use n_quad=1 (Laplace)."
+        )
+        raise ValueError(msg)
+    if reml:
+        msg = f"n_quad={n_quad} is for maximum likelihood only: use reml=False, or n_quad=1 (Laplace) for REML."
+        raise ValueError(msg)
 
 
 def _check_inflation(design: Design, family: str, zi_design: Design) -> None:
@@ -310,15 +333,19 @@ def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool,
     given_beta, counted = ([scale**2 * c for c in cs] for cs in covariances(frame, fitted.psi, work))
     sigma = [scale**2 * s for s in variances(frame, fitted.psi)]
 
-    covariance, d_covariance, S = information[:p, :p], np.zeros((0, p, p)), own
-    if reml:
-        covariance, d_covariance, S = fitted.covariance, fitted.d_covariance, information
-    elif family == GAUSSIAN:
+    covariance, d_covariance, S = fitted.covariance, fitted.d_covariance, information
+    if not reml:
+        covariance, d_covariance, S = information[:p, :p], np.zeros((0, p, p)), own
+    if family == GAUSSIAN and not reml:
         covariance, d_covariance = _fixed_variances(model, fitted, work)
         S = information[p:, p:]
-    vcov = scale**2 * frame.back @ covariance @ frame.back.T
-    d_vcov = scale**2 * np.einsum("ia,kab,jb->kij", frame.back, d_covariance, frame.back)
-    inner = _Inner(frame, fitted, model.columns, vcov, d_vcov, S, contained=family != GAUSSIAN)
+
+    def in_units(engine: np.ndarray) -> np.ndarray:
+        return scale**2 * np.einsum("ia,...ab,jb->...ij", frame.back, engine, frame.back)
+
+    vcov = in_units(covariance if reml else information[:p, :p])
+    d_vcov = in_units(d_covariance)
+    inner = _Inner(frame, fitted, model.columns, in_units(covariance), d_vcov, S, contained=family != GAUSSIAN)
 
     beta = model.beta(fitted.beta)
     full_beta = np.full(model.lost.size, np.nan)
