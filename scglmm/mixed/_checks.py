@@ -106,14 +106,14 @@ def check_overdispersion(result: GLMMResult) -> Check:
             todo = "that is little; look at the quantile residuals before changing the model."
         else:
             todo = "look for a missing covariate, a missing random effect or rows that do not belong."
-        message = f"Counts vary {ratio:.3g} times as much as the model expects (p = {_p(p)}): {todo}"
+        message = f"Counts vary {ratio:.3g} times as much as the model expects ({_p(p)}): {todo}"
         return Check("overdispersion", False, message, values)
     if stats.chi2.cdf(chisq, df) < 0.05:
         message = (
             f"Counts vary less than the model expects (ratio {ratio:.3g}): tests are cautious; a simpler model may do."
         )
         return Check("overdispersion", True, message, values)
-    return Check("overdispersion", True, f"Counts vary as the model expects (ratio {ratio:.3g}, p = {_p(p)}).", values)
+    return Check("overdispersion", True, f"Counts vary as the model expects (ratio {ratio:.3g}, {_p(p)}).", values)
 
 
 def check_zeroinflation(result: GLMMResult, tolerance: float = 0.05) -> Check:
@@ -330,4 +330,4 @@ def _check_counts(result: GLMMResult, what: str) -> None:
 
 
 def _p(p: float) -> str:
-    return f"{p:.3g}" if p >= 1e-4 else "< 0.0001"
+    return f"p = {p:.3g}" if p >= 1e-4 else "p < 0.0001"

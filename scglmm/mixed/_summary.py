@@ -26,7 +26,7 @@ _KINDS = {
 
 def summary(result: GLMMResult) -> str:
     """Summary as text."""
-    lines = [title(result), *(f"{name:>8}: {value}" for name, value in _head(result)), ""]
+    lines = [title(result), *(f"{name:>9}: {value}" for name, value in _head(result)), ""]
     lines += aligned(*_criteria(result), left=())
     if result.model.design.random:
         lines += ["", "Random effects:"]
