@@ -100,6 +100,12 @@ class Distribution:
             return stats.norm.cdf(y, self.mu, self.sigma)
         return np.where(y < 0, 0.0, self.pi + (1 - self.pi) * self._counts().cdf(y))
 
+    def sf(self, y: np.ndarray) -> np.ndarray:
+        """Probability of more than y, accurate where `cdf` is 1 but for rounding."""
+        if self.family == "gaussian":
+            return stats.norm.sf(y, self.mu, self.sigma)
+        return np.where(y < 0, 1.0, (1 - self.pi) * self._counts().sf(y))
+
     def deviance_residuals(self, y: np.ndarray) -> np.ndarray:
         """Signed roots of each observation's part of the deviance; there is none with zero inflation."""
         mu = self.mu

@@ -11,6 +11,7 @@ from scipy import stats
 if TYPE_CHECKING:
     from ._result import GLMMResult
 
+TINY = 1e-300  # the quantile of a probability of 0 would be infinite
 TYPES = ("response", "pearson", "deviance", "quantile")
 
 
@@ -44,7 +45,10 @@ def quantile_residuals(result: GLMMResult, rng: np.random.Generator) -> np.ndarr
     y, distribution = result.model.y, result.distribution()
     if result.family == "gaussian":
         return (y - distribution.mu) / result.sigma
+    share = rng.random(y.size)
     low, high = distribution.cdf(y - 1), distribution.cdf(y)
-    u = low + rng.random(y.size) * (high - low)
-    # the normal quantile of exactly 0 or 1 is infinite
-    return stats.norm.ppf(np.clip(u, 1e-15, 1 - 1e-15))
+    above, least = distribution.sf(y - 1), distribution.sf(y)
+    below = stats.norm.ppf(np.maximum(low + share * (high - low), TINY))
+    # far in the upper tail probabilities are 1 but for rounding: what is left above says more
+    upper = stats.norm.isf(np.maximum(above - share * (above - least), TINY))
+    return np.where(low < 0.5, below, upper)
