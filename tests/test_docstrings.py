@@ -13,8 +13,9 @@ import scglmm
 
 PUBLIC = {
     f"{module.__name__.removeprefix('scglmm.')}.{name}": getattr(module, name)
-    for module in (scglmm.tl, scglmm.get, scglmm.pl, scglmm.datasets)
+    for module in (scglmm.tl, scglmm.get, scglmm.pl, scglmm.datasets, scglmm.mixed)
     for name in module.__all__
+    if inspect.isfunction(getattr(module, name))
 }
 
 
@@ -36,7 +37,7 @@ def test_examples(name):
     assert runner.summarize(verbose=False).failed == 0, "".join(said)
 
 
-@pytest.mark.parametrize("name", ["tl.nbmm", "tl.varpart", "datasets.psychad"])
+@pytest.mark.parametrize("name", ["tl.nbmm", "tl.varpart", "datasets.psychad", "mixed.glmm", "mixed.lrt"])
 def test_there_is_an_example(name):
     assert ">>> " in PUBLIC[name].__doc__
 

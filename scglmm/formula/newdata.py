@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from formulaic.materializers.types import FactorValues
 
 from .coding import Coder
 from .columns import clean_column, get_column, recode_column
@@ -154,8 +155,7 @@ def evaluate_response(text: str, data: pd.DataFrame) -> np.ndarray:
             "family for more."
         )
         raise FormulaError(msg)
-    value = np.asarray(value, float)
-    if value.shape != (len(data),):
+    if isinstance(value, FactorValues) or np.shape(value) != (len(data),):
         msg = f"The response {text!r} is not one number per row."
         raise FormulaError(msg)
-    return value
+    return np.asarray(value, float)

@@ -90,7 +90,7 @@ class Distribution:
         else:
             theta = self.theta
             value = gammaln(y + theta) - gammaln(theta) - gammaln(y + 1)
-            value += xlogy(y, self.mu / (self.mu + theta)) - theta * np.log1p(self.mu / theta)
+            value = value + xlogy(y, self.mu / (self.mu + theta)) - theta * np.log1p(self.mu / theta)
         with np.errstate(divide="ignore"):
             return np.where(y == 0, np.log(self.pi + (1 - self.pi) * np.exp(value)), np.log1p(-self.pi) + value)
 

@@ -40,7 +40,9 @@ def test_response_to_a_drug_with_correlation_minus_one(design_data, designs):
     assert fit.status == "singular"
     assert fit.varcorr()["sdcor"][2] == pytest.approx(-1, abs=1e-6)
     # lmerTest's degrees of freedom are by finite differences, which are rough at the boundary
-    np.testing.assert_allclose(fit.coef_table["df"], [row["df"] for row in designs["strains"]["coefficients"]], rtol=0.02)
+    np.testing.assert_allclose(
+        fit.coef_table["df"], [row["df"] for row in designs["strains"]["coefficients"]], rtol=0.02
+    )
     assert "the correlation is -1" in str(fit)
 
 
@@ -53,8 +55,12 @@ def test_a_grouping_factor_of_two_levels_is_warned_about(design_data, designs):
 
 def test_unbalanced_crossed_factors(plots, designs):
     check(plots, designs["plots"])
-    np.testing.assert_allclose(plots.coef_table["df"], [row["df"] for row in designs["plots"]["coefficients"]], rtol=1e-3)
-    np.testing.assert_allclose(plots.coef_table["p"], [row["Pr(>|t|)"] for row in designs["plots"]["coefficients"]], rtol=5e-3)
+    np.testing.assert_allclose(
+        plots.coef_table["df"], [row["df"] for row in designs["plots"]["coefficients"]], rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        plots.coef_table["p"], [row["Pr(>|t|)"] for row in designs["plots"]["coefficients"]], rtol=5e-3
+    )
 
 
 def test_coefficients_and_effects_of_a_slope(design_data, designs):

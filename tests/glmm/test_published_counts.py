@@ -41,7 +41,9 @@ def test_negative_binomial(fitted, published):
     check(fit, frozen)
     assert fit.loglik == pytest.approx(-2519.5492, abs=0.001)
     assert fit.theta == pytest.approx(0.536, abs=5e-4)
-    np.testing.assert_allclose(fit.coef_table.loc["amd[T.unclipped]", ["estimate", "se"]], [0.27879, 0.11426], atol=1e-4)
+    np.testing.assert_allclose(
+        fit.coef_table.loc["amd[T.unclipped]", ["estimate", "se"]], [0.27879, 0.11426], atol=1e-4
+    )
     assert fit.aic == pytest.approx(frozen["AIC"], abs=0.01)
     assert np.isinf(fit.coef_table["df"]).all()
 
@@ -94,7 +96,10 @@ def test_eulaema(fitted, published):
 
 
 def test_eulaema_prediction_per_area(fitted, published):
-    fit, frozen = fitted("eulaema", "Eulaema_nigrita ~ MAP + (1|SA)", family="nbinom2"), published("eulaema_glmmTMB_nbinom2")
+    fit, frozen = (
+        fitted("eulaema", "Eulaema_nigrita ~ MAP + (1|SA)", family="nbinom2"),
+        published("eulaema_glmmTMB_nbinom2"),
+    )
     blups = pd.DataFrame(frozen["blups"]["SA"]).set_index("level")["(Intercept)"]
     intercept, slope = (row["estimate"] for row in frozen["fixed"])
     newdata = pd.DataFrame({"MAP": 1500.0, "SA": blups.index})

@@ -38,7 +38,9 @@ def test_sleepstudy_reml(fitted, published):
     np.testing.assert_allclose(fit.vcov, frozen["vcov"], rtol=0.01)
     covariance = np.array(frozen["varcomp"]["Subject"]["cov"])
     table = fit.varcorr()
-    np.testing.assert_allclose(table["vcov"], [*covariance.diagonal(), covariance[0, 1], frozen["sigma"] ** 2], rtol=1e-3)
+    np.testing.assert_allclose(
+        table["vcov"], [*covariance.diagonal(), covariance[0, 1], frozen["sigma"] ** 2], rtol=1e-3
+    )
     np.testing.assert_allclose(table["sdcor"][2], 0.0656, atol=1e-4)
     assert fit.sigma == pytest.approx(frozen["sigma"], rel=1e-4)
     assert fit.aic == pytest.approx(1755.628, abs=0.001)
@@ -116,7 +118,9 @@ def test_arabidopsis(fitted, published):
     assert table["popu"] == pytest.approx(151.7, abs=0.05)
     assert table["Residual"] == pytest.approx(1264, abs=0.5)
     assert table["gen"] == 0
-    np.testing.assert_allclose(fit.coef_table.loc["nutrient", ["estimate", "se", "df"]], [4.578, 0.407, 614.9], atol=0.05)
+    np.testing.assert_allclose(
+        fit.coef_table.loc["nutrient", ["estimate", "se", "df"]], [4.578, 0.407, 614.9], atol=0.05
+    )
     assert fit.singular
     assert fit.status == "singular"
     assert "the variance of 'gen' is 0" in str(fit)
