@@ -96,7 +96,7 @@ def glmm(
     >>> data["y"] = 2 + data["x"] + rng.normal(size=12)[data["g"]] + rng.normal(size=120)
     >>> fit = scglmm.glmm("y ~ x + (1|g)", data)
     >>> fit.coef_table.loc["x", ["estimate", "se"]].round(2).to_list()
-    [1.14, 0.09]
+    [0.98, 0.11]
     """
     _check_arguments(formula, family, ziformula, reml, n_quad)
     model = prepare(formula, data, ziformula, layer=layer, use_raw=use_raw, na_action=na_action)

@@ -103,5 +103,5 @@ def test_refused(adata, formula, options, error, message):
 
 def test_a_gene_that_is_a_column_too(adata):
     adata.obs["G1"] = 1.0
-    with pytest.raises(ValueError, match="'G1' is a gene and a column of `adata.obs` as well"):
+    with pytest.raises(ValueError, match="'G1' is a gene and a column of"):
         scglmm.glmm(FORMULA, adata)

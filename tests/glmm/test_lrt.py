@@ -83,5 +83,5 @@ def test_refusals(fitted, design_data, plots, plot_counts):
         )
     with pytest.raises(ValueError, match="different offsets"):
         scglmm.lrt(ml["ph"], scglmm.glmm("y ~ ph + soil + offset(ph) + (1|plot)", data, reml=False))
-    with pytest.raises(TypeError, match="two fits of scglmm.glmm, not str"):
+    with pytest.raises(TypeError, match=r"two fits of scglmm\.glmm, not str"):
         scglmm.lrt("y ~ x", plots)

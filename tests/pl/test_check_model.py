@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -57,7 +59,7 @@ def test_nothing_is_cut_and_no_labels_overlap(fits, name):
         assert box.y0 >= -1
         assert box.y1 <= height + 1
         labels = [t.get_window_extent() for t in ax.get_yticklabels() if t.get_text() and t.get_visible()]
-        for a, b in zip(labels, labels[1:], strict=False):
+        for a, b in pairwise(labels):
             assert min(a.y1, b.y1) - max(a.y0, b.y0) < 1
 
 
@@ -76,7 +78,7 @@ def test_the_same_picture_twice(fits):
 
 
 def test_refused(fits, data):
-    with pytest.raises(TypeError, match="a fit of scglmm.glmm, not DataFrame"):
+    with pytest.raises(TypeError, match=r"a fit of scglmm\.glmm, not DataFrame"):
         scglmm.pl.check_model(data)
     with pytest.raises(ValueError, match="panels='qq' is not one of 'predictive'"):
         scglmm.pl.check_model(fits["plain"], panels="qq")
