@@ -92,15 +92,10 @@ def inflation_gradient(extra, gradient, first):
 
 
 @kernel
-def make_concave(extra, strata):
-    """Take negative curvatures away so that Newton's direction rises; returns whether there were any."""
-    changed = False
-    if extra is not None:
-        for s in range(strata.shape[1]):
-            if strata[H, s] < 0.0:
-                strata[H, s] = 0.0
-                changed = True
-    return changed
+def make_concave(strata):
+    """Take negative curvatures away so that Newton's direction rises."""
+    for s in range(strata.shape[1]):
+        strata[H, s] = max(0.0, strata[H, s])
 
 
 @kernel

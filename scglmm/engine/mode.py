@@ -43,10 +43,7 @@ def find_mode(data, structure, X, psi, theta, joint, beta, v, work):
     for iteration in range(MAX_NEWTON):
         assemble(z_column, structure.place, X, zl, strata, joint, values, fixed, schur)
         log_det = factor_joint(starts, entries, joint, values, fixed, schur, work.effects[0])
-        if not math.isfinite(log_det) and make_concave(data.extra, strata):
-            assemble(z_column, structure.place, X, zl, strata, joint, values, fixed, schur)
-            log_det = factor_joint(starts, entries, joint, values, fixed, schur, work.effects[0])
-        if not math.isfinite(log_det):
+        if not (math.isfinite(log_det) or _factor_concave(data.extra, structure, X, joint, work)):
             return -1
         _gradient(z_column, X, zl, strata, v, joint, rhs, rhs_beta)
         for i in range(v.size):
@@ -96,6 +93,18 @@ def find_mode(data, structure, X, psi, theta, joint, beta, v, work):
                 break
             length *= min(0.7, max(0.1, slope / (slope - end_slope)))
     return -1
+
+
+@kernel
+def _factor_concave(extra, structure, X, joint, work):
+    """Factor the Hessian without negative curvatures; whether that worked. Plain NB2 has none."""
+    if extra is None:
+        return False
+    make_concave(work.strata)
+    assemble(structure.z_column, structure.place, X, work.zl, work.strata, joint, work.values, work.fixed, work.schur)
+    starts, entries = structure.starts, structure.entries
+    log_det = factor_joint(starts, entries, joint, work.values, work.fixed, work.schur, work.effects[0])
+    return math.isfinite(log_det)
 
 
 @kernel
