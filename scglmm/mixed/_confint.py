@@ -1,4 +1,4 @@
-"""Confidence intervals of the fixed effects: Wald, and by profile likelihood."""
+"""Confidence intervals: Wald, and by profile likelihood."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
 
+from scglmm.inference.profile import Held, Profile
 from scglmm.results.names import near_first
 
 from ._tests import check_level, quantile
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from ._result import GLMMResult
 
 METHODS = ("wald", "profile")
-MAX_STEPS = 12
+MAX_STEPS, MAX_FACTORS = 12, 40
+STEP = 1.3
 
 
 def confint(result: GLMMResult, level: float, method: str, parm: str | Sequence[str] | None) -> pd.DataFrame:
@@ -32,9 +34,14 @@ def confint(result: GLMMResult, level: float, method: str, parm: str | Sequence[
         raise ValueError(msg)
     names = result.model.design.columns
     wanted = names if parm is None else [parm] if isinstance(parm, str) else list(parm)
+    held = _variances(result)
     for name in wanted:
-        if name not in names:
-            msg = f"parm: {name!r} is not a coefficient; they are {near_first(name, names)}."
+        if name in held and method == "wald":
+            msg = f"parm: {name!r} has no Wald interval, its distribution is too skewed: use method='profile'."
+            raise ValueError(msg)
+        if name not in names and name not in held:
+            valid = [*names, *(held if method == "profile" else [])]
+            msg = f"parm: {name!r} is no parameter with an interval; they are {near_first(name, valid)}."
             raise KeyError(msg)
     fit = result.estimates
     if method == "wald":
@@ -48,7 +55,12 @@ def confint(result: GLMMResult, level: float, method: str, parm: str | Sequence[
     from ._fit import refit
 
     best = refit(result, reml=False) if result.reml else fit
-    rows = [_profile(result, best, names.index(name), level) for name in wanted]
+    rows = [
+        _profile(result, best, names.index(name), level)
+        if name in names
+        else _profile_variance(result, best, held[name], level)
+        for name in wanted
+    ]
     return pd.DataFrame(rows, index=wanted, columns=["estimate", "low", "high"])
 
 
@@ -61,6 +73,62 @@ def _profile(result: GLMMResult, best: ResponseFit, j: int, level: float) -> tup
         return 2 * (best.loglik - _loglik_at(result, j, b)) - drop
 
     return estimate, _cross(excess, estimate, -se, drop), _cross(excess, estimate, se, drop)
+
+
+def _variances(result: GLMMResult) -> dict[str, Held]:
+    """Names of the standard deviations, and of theta or sigma."""
+    names = {
+        f"sd[{term.group}]" if effect == "(Intercept)" else f"sd[{term.group}:{effect}]": Held(i, j)
+        for i, term in enumerate(result.model.design.random)
+        for j, effect in enumerate(term.columns)
+    }
+    extra = {"gaussian": "sigma", "nbinom2": "theta"}.get(result.family)
+    return names | ({extra: Held()} if extra else {})
+
+
+def _profile_variance(result: GLMMResult, best: ResponseFit, held: Held, level: float) -> tuple[float, float, float]:
+    """Interval of a standard deviation or of theta: searched on the log scale, down to 0 where that is not excluded."""
+    if result.n_quad != 1:
+        msg = f"Profiles of variances use Laplace's approximation, and this fit has n_quad={result.n_quad}."
+        raise ValueError(msg)
+    model = result.model
+    profile = Profile(model.design, model.y, model.zi_design, best)
+    if held.term is None:
+        estimate = best.residual_sd if result.family == "gaussian" else best.theta
+    else:
+        estimate = float(np.sqrt(best.sigma[held.term][held.column, held.column]))
+    drop = stats.chi2.ppf(level, 1)
+
+    def excess(value: float) -> float:
+        return 2 * (best.loglik - profile.loglik(held, value)) - drop
+
+    if not np.isfinite(estimate):
+        return estimate, np.nan, np.nan  # theta at infinity
+    start = estimate or 0.1 * _unit(result)
+    if estimate == 0 or (held.term is not None and excess(0.0) < 0):
+        low = 0.0
+    else:
+        low = _cross_log(excess, start, 1 / STEP)
+    return estimate, low, _cross_log(excess, start, STEP)
+
+
+def _unit(result: GLMMResult) -> float:
+    return result.sigma if result.family == "gaussian" else 1.0
+
+
+def _cross_log(excess: Callable[[float], float], start: float, factor: float) -> float:
+    """Walk away by factors until the likelihood has fallen far enough, then find the place; NaN if never."""
+    inside = start
+    for _ in range(MAX_FACTORS):
+        outside = inside * factor
+        value = excess(outside)
+        if not np.isfinite(value):
+            return np.nan
+        if value > 0:
+            log = brentq(lambda t: excess(float(np.exp(t))), np.log(inside), np.log(outside), xtol=1e-6)
+            return float(np.exp(log))
+        inside = outside
+    return np.nan
 
 
 def _loglik_at(result: GLMMResult, j: int, b: float) -> float:

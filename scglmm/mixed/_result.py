@@ -150,7 +150,7 @@ class GLMMResult:
         Returns
         -------
         One row per variance and covariance, in the columns of R's ``as.data.frame(VarCorr(fit))``: `grp`, `var1`,
-        `var2` (None for a variance), `vcov` (variance or covariance), `sdcor` (standard deviation or correlation).
+        `var2` (missing for a variance), `vcov` (variance or covariance), `sdcor` (standard deviation or correlation).
         """
         return _effects.varcorr(self)
 
@@ -181,7 +181,7 @@ class GLMMResult:
     def confint(
         self, level: float = 0.95, method: str = "wald", parm: str | Sequence[str] | None = None
     ) -> pd.DataFrame:
-        """Confidence intervals of the fixed effects.
+        """Confidence intervals of the fixed effects, and by profile of the variance parameters.
 
         Parameters
         ----------
@@ -191,7 +191,8 @@ class GLMMResult:
             `"wald"`: estimate ± quantile of t (of the normal where df is inf) × se. `"profile"`: profile likelihood,
             all other parameters at their optimum; a REML fit is profiled by maximum likelihood, as lme4 does.
         parm
-            Names of coefficients; all by default.
+            Names of coefficients, all by default; by profile also standard deviations of random effects, ``"sd[g]"``
+            for an intercept and ``"sd[g:x]"`` for a slope, and ``"sigma"`` (gaussian) or ``"theta"`` (nbinom2).
 
         Returns
         -------

@@ -62,9 +62,9 @@ def _zero_inflation(result: GLMMResult, conf_int: bool) -> pd.DataFrame:
 def _parameters(result: GLMMResult) -> pd.DataFrame:
     rows = []
     for row in varcorr(result).to_dict("records"):
-        if row["var1"] is None:
+        if pd.isna(row["var1"]):
             term = "sd__Observation"
-        elif row["var2"] is None:
+        elif pd.isna(row["var2"]):
             term = f"sd__{row['var1']}"
         else:
             term = f"cor__{row['var1']}.{row['var2']}"

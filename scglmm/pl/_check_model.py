@@ -190,7 +190,8 @@ def _fitted(fit: GLMMResult) -> tuple[np.ndarray, str]:
 
 
 def _points(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    size, alpha = (6, 0.6) if x.size < 1000 else (3, 0.3)
+    size = 6 if x.size < 1000 else 3 if x.size < 10_000 else 1.5
+    alpha = float(np.clip(0.6 * np.sqrt(500 / x.size), 0.08, 0.6))
     ax.scatter(x, y, s=size, color=GREY_POINT, alpha=alpha, lw=0, rasterized=x.size > 5000)
 
 

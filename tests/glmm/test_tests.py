@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.optimize import minimize
 
 import scglmm
 
@@ -85,6 +86,58 @@ def test_profile_intervals_against_lme4(plots, designs):
     np.testing.assert_allclose(table[["low", "high"]], frozen[["low", "high"]], rtol=1e-3, atol=1e-3)
 
 
+def test_profile_intervals_of_variances_against_lme4(fitted):
+    fit = fitted("sleepstudy", "Reaction ~ Days + (Days|Subject)")
+    table = fit.confint(method="profile", parm=["sd[Subject]", "sd[Subject:Days]", "sigma", "Days"])
+    # lme4: confint(lmer(Reaction ~ Days + (Days | Subject), sleepstudy, REML = FALSE))
+    expected = [[14.38148, 37.71602], [3.801165, 8.753367], [22.89827, 28.85800], [7.358653, 13.57592]]
+    np.testing.assert_allclose(table[["low", "high"]], expected, rtol=2e-5)
+
+
+def test_profile_of_a_slope_whose_correlation_is_nearly_minus_one(design_data):
+    """The likelihood at the limits, from the normal density of all rows, searched by scipy."""
+    data = design_data("plots")
+    fit = scglmm.glmm("y ~ soil + ph + (ph|plot)", data, reml=False)
+    limits = fit.confint(method="profile", parm="sd[plot:ph]").loc["sd[plot:ph]", ["low", "high"]]
+    X, y, ph = fit.model.design.X, data["y"].to_numpy(), data["ph"].to_numpy()
+    same = data["plot"].to_numpy()[:, None] == data["plot"].to_numpy()
+
+    def deviance(x, sd):
+        root = np.array([[np.exp(x[0]), 0], [sd * np.tanh(x[1]), sd / np.cosh(x[1])]])
+        Z = np.column_stack([np.ones_like(ph), ph]) @ root
+        V = same * (Z @ Z.T) + np.exp(2 * x[2]) * np.eye(y.size)
+        half = np.linalg.cholesky(V)
+        Xw, yw = np.linalg.solve(half, X), np.linalg.solve(half, y)
+        rest = yw - Xw @ np.linalg.lstsq(Xw, yw, rcond=None)[0]
+        return rest @ rest + 2 * np.log(half.diagonal()).sum() + y.size * np.log(2 * np.pi)
+
+    for sd in limits:
+        start = [np.log(6 * sd), -2.0, np.log(fit.sigma)]
+        found = minimize(deviance, start, args=(sd,), method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-7})
+        assert found.fun + 2 * fit.loglik == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-4)
+
+
+def test_profile_of_a_variance_at_zero(fitted):
+    fit = fitted("arabidopsis", "total.fruits ~ nutrient + amd + (1|popu) + (1|gen)")
+    table = fit.confint(method="profile", parm=["sd[gen]", "sd[popu]"])
+    # lme4: confint(lmer(total.fruits ~ nutrient + amd + (1 | popu) + (1 | gen), A, REML = FALSE))
+    np.testing.assert_allclose(table[["low", "high"]], [[0, 6.558781], [7.202086, 20.699018]], rtol=1e-4)
+
+
+def test_profile_of_theta(design_data):
+    fit = scglmm.glmm("count ~ soil + ph", design_data("plots"), family="nbinom2")
+    limits = fit.confint(method="profile", parm="theta").loc["theta"]
+    assert limits["low"] < fit.theta < limits["high"]
+    X, y = fit.model.design.X, fit.model.y
+
+    def deviance(beta, theta):
+        return -2 * stats.nbinom.logpmf(y, theta, theta / (theta + np.exp(X @ beta))).sum()
+
+    for theta in limits[["low", "high"]]:
+        found = minimize(deviance, fit.coef_table["estimate"], args=(theta,), method="BFGS", options={"gtol": 1e-4})
+        assert found.fun + 2 * fit.loglik == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-4)
+
+
 @pytest.mark.parametrize("options", [{"family": "nbinom2"}, {"family": "poisson"}, {"family": "gaussian"}])
 def test_profile_of_an_intercept_alone(design_data, options):
     fit = scglmm.glmm("count ~ 1 + (1|plot)", design_data("plots"), reml=False, **options)
@@ -160,8 +213,10 @@ def test_other_bad_arguments(plots, design_data):
         plots.confint(95)
     with pytest.raises(ValueError, match="method='boot' is not one of"):
         plots.confint(method="boot")
-    with pytest.raises(KeyError, match="'pH' is not a coefficient; they are 'ph'"):
+    with pytest.raises(KeyError, match="'pH' is no parameter with an interval; they are 'ph'"):
         plots.confint(parm="pH")
+    with pytest.raises(ValueError, match=r"'sd\[plot\]' has no Wald interval"):
+        plots.confint(parm="sd[plot]")
     with pytest.raises(ValueError, match="neither 2 nor 3"):
         plots.anova(1)
     with pytest.raises(ValueError, match="no fixed terms"):
