@@ -105,10 +105,8 @@ def _profile_variance(result: GLMMResult, best: ResponseFit, held: Held, level: 
     if not np.isfinite(estimate):
         return estimate, np.nan, np.nan  # theta at infinity
     start = estimate or 0.1 * _unit(result)
-    if estimate == 0 or (held.term is not None and excess(0.0) < 0):
-        low = 0.0
-    else:
-        low = _cross_log(excess, start, 1 / STEP)
+    reaches_zero = estimate == 0 or (held.term is not None and excess(0.0) < 0)
+    low = 0.0 if reaches_zero else _cross_log(excess, start, 1 / STEP)
     return estimate, low, _cross_log(excess, start, STEP)
 
 
