@@ -335,7 +335,8 @@ def case(name: str, kind: str, seed: int = 0) -> tuple[Model, Family, np.ndarray
         cells = cells.subset(cells.y * (rng.random(cells.y.size) > 0.3))
     model = compile_model(cells)
     nodes = make_nodes(cells.stratum, cells.offset)
-    model.data = response_data(nodes, cells.y, family, W if k else None)
+    y = cells.y - cells.offset if family == GAUSSIAN else cells.y
+    model.data = response_data(nodes, y, family, W if k else None)
     return model, Family(cells, family, W[cells.stratum]), rng.normal(-1, 0.3, k)
 
 

@@ -57,7 +57,7 @@ def response_data(nodes: Nodes, y: np.ndarray, family: int, zi: np.ndarray | Non
     nodes
         The rows' nodes. Poisson needs them for zero inflation only, Gaussian not at all.
     y
-        (n,) response of every row.
+        (n,) response of every row; for Gaussian with its offset taken off.
     family
         Code, see `scglmm.engine.families`.
     zi
@@ -70,7 +70,6 @@ def response_data(nodes: Nodes, y: np.ndarray, family: int, zi: np.ndarray | Non
     empty = np.empty(0), np.empty((2, 0))
     extra = Extra(np.empty((n_strata, 0)), np.empty(0), np.zeros((4, n_strata)))
     if family == GAUSSIAN:
-        y = y - nodes.offset
         sums = np.bincount(stratum, y, n_strata)
         within = y - (sums / nodes.n_cells)[stratum]
         table = np.stack([np.ones(n_strata), nodes.n_cells.astype(float), sums])

@@ -12,4 +12,6 @@ In dependency order:
     Variance fractions.
 `gene`, `genes`
     One gene; all genes, compressed and fitted block by block.
+`compressed`, `effects`, `response`
+    One vector of responses: to its strata and back, its random effects, its fit with all that one model shows.
 """

@@ -73,15 +73,19 @@ class ResponseFit:
         lmerTest reports them, also when singular. Counts by REML: Satterthwaite's, or containment degrees of freedom
         where the variance that carries the coefficient is 0.
     vcov
-        (p, p) covariance of `beta`. Maximum likelihood: from the inverse Hessian in all parameters, as glmmTMB reports
-        it (lme4's for Gaussian is at fixed variances, hence a little smaller). REML: at the estimated variances.
+        (p, p) covariance of `beta`. Counts, as in glmmTMB: from the inverse Hessian in all parameters, which for REML
+        is `vcov_fixed` plus what the estimation of the variances adds. Gaussian, as in lme4: `vcov_fixed` (by maximum
+        likelihood glmmTMB inverts the whole Hessian, which differs where the random effects absorb what the fixed
+        effects leave out).
+    vcov_fixed
+        (p, p) covariance of `beta` at the estimated variances.
     d_vcov
-        (m, p, p) derivatives in the covariance parameters of the covariance of `beta` at fixed variances; empty
-        (0, p, p) where there is no Satterthwaite.
+        (m, p, p) derivatives of `vcov_fixed` in the covariance parameters; empty (0, p, p) where there is no
+        Satterthwaite.
     S
-        (m, m) covariance of those parameters. Satterthwaite for a contrast L of the coefficients: with V = L'vcov L and
-        d_j = L'd_vcov[j] L, df = 2 V^2 / d'S d. `df_of` does it, boundaries included; for a joint test it can be
-        applied to each eigenvector of L vcov L'.
+        (m, m) covariance of those parameters. Satterthwaite for a contrast L of the coefficients: with
+        V = L'vcov_fixed L and d_j = L'd_vcov[j] L, df = 2 V^2 / d'S d. `df_of` does it, boundaries included; for a
+        joint test it can be applied to each eigenvector of L vcov L'.
     theta
         Size of the negative binomial, inf at its Poisson limit and for the Poisson family; NaN for Gaussian.
     residual_sd
@@ -113,7 +117,8 @@ class ResponseFit:
     zi_eta
         (n,) logit of the zero-inflation probability; -inf without zero inflation.
     hat_trace
-        Effective number of parameters of the mean, random effects included: p without random effects.
+        Effective number of parameters of the mean, random effects included (p without): the trace of the
+        hat matrix, with the observed curvature of the log-likelihood as weights.
     lost
         (p,) bool: coefficients without a finite estimate.
     n_eval, grad
@@ -128,6 +133,7 @@ class ResponseFit:
     se: np.ndarray
     df: np.ndarray
     vcov: np.ndarray
+    vcov_fixed: np.ndarray
     d_vcov: np.ndarray
     S: np.ndarray
     theta: float
@@ -166,7 +172,7 @@ class _Inner:
     frame: Frame
     fitted: Fit
     columns: np.ndarray
-    vcov: np.ndarray
+    vcov_fixed: np.ndarray
     d_vcov: np.ndarray
     S: np.ndarray
     contained: bool
@@ -176,7 +182,7 @@ class _Inner:
             return np.inf
         contrast = contrast[self.columns]
         carrier = find_carrier(self.frame, contrast) if self.contained and contrast.any() else None
-        return contrast_df(self.frame, self.fitted, contrast, carrier, self.vcov, self.d_vcov, self.S)
+        return contrast_df(self.frame, self.fitted, contrast, carrier, self.vcov_fixed, self.d_vcov, self.S)
 
 
 def fit_response(
@@ -333,25 +339,27 @@ def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool,
     given_beta, counted = ([scale**2 * c for c in cs] for cs in covariances(frame, fitted.psi, work))
     sigma = [scale**2 * s for s in variances(frame, fitted.psi)]
 
-    covariance, d_covariance, S = fitted.covariance, fitted.d_covariance, information
-    if not reml:
+    fixed = covariance = work.schur[1].copy()
+    if reml:
+        d_covariance, S = fitted.d_covariance, information
+        if family != GAUSSIAN:
+            covariance = fixed + fitted.d_beta.T @ S @ fitted.d_beta
+    elif family == GAUSSIAN:
+        d_covariance, S = _covariance_slopes(model, fitted, work), information[p:, p:]
+    else:
         covariance, d_covariance, S = information[:p, :p], np.zeros((0, p, p)), own
-    if family == GAUSSIAN and not reml:
-        covariance, d_covariance = _fixed_variances(model, fitted, work)
-        S = information[p:, p:]
 
     def in_units(engine: np.ndarray) -> np.ndarray:
         return scale**2 * np.einsum("ia,...ab,jb->...ij", frame.back, engine, frame.back)
 
-    vcov = in_units(covariance if reml else information[:p, :p])
-    d_vcov = in_units(d_covariance)
-    inner = _Inner(frame, fitted, model.columns, in_units(covariance), d_vcov, S, contained=family != GAUSSIAN)
+    vcov_fixed, d_vcov = in_units(fixed), in_units(d_covariance)
+    inner = _Inner(frame, fitted, model.columns, vcov_fixed, d_vcov, S, contained=family != GAUSSIAN)
 
     beta = model.beta(fitted.beta)
     full_beta = np.full(model.lost.size, np.nan)
     full_beta[model.columns] = beta
     full_beta[model.lost] = np.nan
-    full_vcov = model.spread(vcov)
+    full_vcov = model.spread(in_units(covariance))
     eta_fixed = model.on_rows(frame.X @ beta) + offset
     zi_eta, zi_vcov, determined = np.full(offset.size, -np.inf), own, True
     if k:
@@ -379,6 +387,7 @@ def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool,
         se=np.sqrt(np.diag(full_vcov)),
         df=np.full(model.lost.size, np.nan),
         vcov=full_vcov,
+        vcov_fixed=model.spread(vcov_fixed),
         d_vcov=model.spread(d_vcov),
         S=S,
         theta=np.inf if fitted.theta_at_limit else float(theta),
@@ -405,31 +414,28 @@ def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool,
     return replace(result, df=np.array([result.df_of(contrast) for contrast in np.eye(model.lost.size)]))
 
 
-def _at_optimum(model: Compressed, fitted: Fit, work: Work, reml: bool) -> np.ndarray:
-    """Bring the scratch arrays to the optimum; returns the parameters with which REML is evaluated there."""
+def _at_optimum(model: Compressed, fitted: Fit, work: Work, reml: bool) -> None:
+    """Bring the scratch arrays to the optimum."""
     frame = model.frame
-    par = np.concatenate([fitted.zi, fitted.psi, [fitted.log_theta]])
-    full = par if reml else np.concatenate([fitted.beta, par])
+    par = np.concatenate([[] if reml else fitted.beta, fitted.zi, fitted.psi, [fitted.log_theta]])
     beta, v = fitted.beta.copy(), fitted.v.copy()
-    laplace(model.data, frame.structure, frame.Q, reml, True, full, beta, v, np.empty(full.size), work)
-    return par
+    laplace(model.data, frame.structure, frame.Q, reml, True, par, beta, v, np.empty(par.size), work)
 
 
-def _fixed_variances(model: Compressed, fitted: Fit, work: Work) -> tuple[np.ndarray, np.ndarray]:
-    """Covariance of beta at fixed variances and its derivatives, for a Gaussian fit by maximum likelihood.
+def _covariance_slopes(model: Compressed, fitted: Fit, work: Work) -> np.ndarray:
+    """Differentiate the covariance of beta at fixed variances, for a Gaussian fit by maximum likelihood.
 
     Fixed effects at given variances are the same for both criteria, so REML's derivatives are what is wanted.
     """
     frame, p = model.frame, model.frame.X.shape[1]
-    par = _at_optimum(model, fitted, work, reml=True)
+    par = np.concatenate([fitted.psi, [fitted.log_theta]])
     n = par.size
     d_covariance, gradient = np.zeros((n, p, p)), np.empty(n)
-    covariance = work.schur[1].copy()
     hessian(
         model.data, frame.structure, frame.Q, True, par, fitted.free[p:], True, fitted.beta.copy(), fitted.v.copy(),
         gradient, work, d_covariance, np.zeros((n, p)),
     )  # fmt: skip
-    return covariance, d_covariance
+    return d_covariance
 
 
 def _is_determined(zi: np.ndarray, coefficients: np.ndarray, covariance: np.ndarray, free: np.ndarray) -> bool:
@@ -456,6 +462,7 @@ def _empty(
         se=missing,
         df=missing,
         vcov=np.full((p, p), np.nan),
+        vcov_fixed=np.full((p, p), np.nan),
         d_vcov=np.zeros((0, p, p)),
         S=np.zeros((0, 0)),
         theta=np.nan,
