@@ -112,7 +112,6 @@ def compress(design: Design, y: np.ndarray, family: str, zi_design: Design | Non
     scale, shift, start = 1.0, 0.0, np.zeros(p)
     if family == "gaussian":
         y, scale, start = _residuals(frame, stratum, y - offset)
-        y = y + offset  # which `response_data` takes off again
     elif frame.has_constant:
         shift = float(offset.max())
     return Compressed(

@@ -213,7 +213,9 @@ def _with_quoted_response(formula: Any, names: list[str]) -> Any:
         return formula
     left, tilde, right = formula.partition("~")
     name = left.strip()
-    return f"{quoted(name)} ~{right}" if tilde and name in names and "`" not in name else formula
+    if not tilde or name not in names or "`" in name or quoted(name) == name:
+        return formula
+    return f"`{name}` ~{right}"
 
 
 def _add_gene(frame: pd.DataFrame, response: str, genes: _Genes | None) -> tuple[pd.DataFrame, bool]:

@@ -94,7 +94,7 @@ class GLMMResult:
 
     # Estimates
 
-    @cached_property
+    @property
     def coef_table(self) -> pd.DataFrame:
         """Fixed effects.
 
@@ -107,7 +107,7 @@ class GLMMResult:
         columns = [fit.beta, fit.se, statistic, fit.df, two_sided(statistic, fit.df)]
         return _table(columns, self.model.design.columns)
 
-    @cached_property
+    @property
     def zi_table(self) -> pd.DataFrame:
         """Coefficients of the zero inflation (logit scale), as `coef_table`; no rows without zero inflation.
 
@@ -467,6 +467,10 @@ class GLMMResult:
     def joint(self) -> Joint:
         """The joint precision of random and fixed effects."""
         return Joint(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the factor of the joint precision cannot be pickled; it is made again when it is needed
+        return {name: value for name, value in self.__dict__.items() if name != "joint"}
 
 
 def _table(columns: list[np.ndarray], names: list[str]) -> pd.DataFrame:
