@@ -19,16 +19,26 @@ def decimals(values: Sequence[float], digits: int = 4, most: int = 6) -> int:
     return int(np.clip(digits - 1 - np.floor(np.log10(sizes.min())), 0, most))
 
 
-def column(values: Sequence[float], places: int) -> list[str]:
-    """Numbers with a fixed number of decimals; powers of ten where that would show nothing or far too much."""
+def column(values: Sequence[float], places: int, least: int = 0) -> list[str]:
+    """Write numbers with a fixed number of decimals; as powers of ten where that would show nothing or far too much.
+
+    Parameters
+    ----------
+    values
+        Numbers.
+    places
+        Decimals.
+    least
+        Significant digits that a number must show to be written with decimals.
+    """
     texts = []
     for value in np.asarray(values, float):
         if np.isnan(value):
             texts.append("NA")
         elif np.isinf(value):
             texts.append("Inf" if value > 0 else "-Inf")
-        elif value != 0 and (abs(value) < 0.5 * 10.0**-places or abs(value) >= 1e9):
-            texts.append(f"{value:.2e}")
+        elif value != 0 and (abs(value) < 0.5 * 10.0 ** (least - places) or abs(value) >= 1e9):
+            texts.append(f"{value:.{max(least, 2)}e}")
         else:
             texts.append(f"{value:.{places}f}")
     return texts

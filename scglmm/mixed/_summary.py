@@ -112,8 +112,8 @@ def _random_table(result: GLMMResult) -> Table:
     # a variance of practically 0 must not give the others twelve decimals
     cut = 1e-6 * max(deviations)
     texts = zip(
-        column(variances, decimals([v for v in variances if v > cut**2])),
-        column(deviations, decimals([d for d in deviations if d > cut])),
+        column(variances, decimals([v for v in variances if v > cut**2]), 3),
+        column(deviations, decimals([d for d in deviations if d > cut]), 3),
         strict=True,
     )
     header = ["Groups", "Name", "Variance", "Std.Dev.", *(["Corr", *[""] * (width - 1)] if width else [])]
