@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._result import GLMMResult
 
 ROWS = 4096
+DENSE = 3000  # up to this size the inverse is cheaper than solving for every row
 
 
 class Joint:
@@ -70,9 +71,12 @@ class Joint:
     def variances(self, rows: sparse.csr_array) -> np.ndarray:
         """Variance of ``rows @ (v, beta)``."""
         result = np.empty(rows.shape[0])
+        size = rows.shape[1]
+        inverse = self.factor.solve(np.eye(size)) if size <= min(DENSE, rows.shape[0]) else None
         for start in range(0, rows.shape[0], ROWS):
-            part = rows[start : start + ROWS].toarray()
-            result[start : start + ROWS] = np.einsum("ij,ji->i", part, self.factor.solve(np.ascontiguousarray(part.T)))
+            part = rows[start : start + ROWS]
+            half = self.factor.solve(part.T.toarray()).T if inverse is None else part @ inverse
+            result[start : start + ROWS] = np.asarray(part.multiply(half).sum(axis=1)).ravel()
         return result
 
 
