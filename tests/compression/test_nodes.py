@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import BarycentricInterpolator
 
-from scglmm.compression.nodes import CONSTANT, ZERO_INFLATED, Nodes, lagrange_basis, make_nodes, n_nodes
+from scglmm.compression.nodes import (
+    CONSTANT,
+    ZERO_INFLATED,
+    Nodes,
+    lagrange_basis,
+    make_nodes,
+    n_nodes,
+    sum_on_nodes,
+)
 
 HALF_WIDTHS = (0.02, 0.1, 0.5, 1.0, 1.84, 2.5, 4.6, 6.0, 8.0)
 FUNCTIONS = {
@@ -206,3 +214,16 @@ def test_basis_at_a_node_is_exact():
         basis = np.full(nodes.size, np.nan)
         lagrange_basis.py_func(nodes.tau[k], nodes.tau, 0, nodes.size, basis)
         assert basis.tolist() == [float(j == k) for j in range(nodes.size)]
+
+
+def test_sum_on_nodes():
+    """With 1 for every cell the table A; with any values sums that interpolate linear functions exactly."""
+    stratum, offset = few_and_many()
+    nodes = make_nodes(stratum, offset)
+    np.testing.assert_allclose(sum_on_nodes(nodes, np.ones(stratum.size)), nodes.weights, atol=1e-12)
+    values = np.random.default_rng(1).normal(size=stratum.size)
+    total = sum_on_nodes(nodes, values)
+    for s in range(nodes.n_strata):
+        at = slice(nodes.start[s], nodes.start[s + 1])
+        assert total[at].sum() == pytest.approx(values[stratum == s].sum())
+        assert total[at] @ nodes.tau[at] == pytest.approx((values * offset)[stratum == s].sum())
