@@ -205,3 +205,27 @@ def _add_weights(order, cell_start, offset, start, tau, exact, weights):
             lagrange_basis(offset[order[i]], tau, start[s], start[s + 1], basis)
             for k in range(n):
                 weights[start[s] + k] += basis[k]
+
+
+def sum_on_nodes(nodes: Nodes, values: np.ndarray) -> np.ndarray:
+    """Sum one number of each cell (n,) onto the nodes (N,)."""
+    total = np.zeros(nodes.size)
+    of_cells = np.ascontiguousarray(values, np.float64)
+    _add_values(nodes.order, nodes.cell_start, nodes.offset, nodes.start, nodes.tau, nodes.exact, of_cells, total)
+    return total
+
+
+@entry
+def _add_values(order, cell_start, offset, start, tau, exact, values, total):
+    basis = np.empty(np.max(start[1:] - start[:-1]))
+    for s in range(exact.size):
+        for i in range(cell_start[s], cell_start[s + 1]):
+            value = values[order[i]]
+            if value == 0.0:
+                continue
+            if exact[s]:
+                total[start[s] + i - cell_start[s]] += value
+                continue
+            lagrange_basis(offset[order[i]], tau, start[s], start[s + 1], basis)
+            for k in range(start[s + 1] - start[s]):
+                total[start[s] + k] += value * basis[k]

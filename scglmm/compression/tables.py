@@ -255,31 +255,6 @@ def _sum_columns(indices, data, cursor, stop, begin, end, first, cells, stratum,
         cursor[g] = j
 
 
-def sum_on_nodes(nodes: Nodes, values: np.ndarray) -> np.ndarray:
-    """Sum one number of each cell (n,) onto the nodes (N,)."""
-    total = np.zeros(nodes.size)
-    _sum_values(
-        np.ascontiguousarray(values, np.float64), nodes.stratum, nodes.offset, nodes.start, nodes.tau, nodes.exact,
-        exact_places(nodes), total,
-    )  # fmt: skip
-    return total
-
-
-@entry
-def _sum_values(values, stratum, offset, start, tau, exact, place, total):
-    basis = np.empty(np.max(start[1:] - start[:-1]))
-    for i in range(values.size):
-        s = stratum[i]
-        if values[i] == 0.0:
-            continue
-        if exact[s]:
-            total[start[s] + place[i]] += values[i]
-            continue
-        lagrange_basis(offset[i], tau, start[s], start[s + 1], basis)
-        for k in range(start[s + 1] - start[s]):
-            total[start[s] + k] += values[i] * basis[k]
-
-
 def _large_counts(chunk: Any, cells: np.ndarray, position: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Genes (by position) and values of the counts above `DIRECT`, found in stretches to bound memory."""
     found = []

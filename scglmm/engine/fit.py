@@ -31,6 +31,7 @@ ZERO_PSI = 1e-3  # a standard deviation below this is 0, unless the criterion ri
 RESTART_PSI = 0.1  # where the search starts again when 0 turns out to be a saddle
 NO_ZEROS = -12.0  # a zero-inflation probability whose logit is below this everywhere may be 0
 FLAT_ZEROS = -40.0  # and is then put there
+RUNAWAY = 100.0  # such a logit, of either sign, has no end
 WEAK = 4.0  # a standard deviation within this many standard errors of 0 may have a better optimum at 0
 NEAR = 20.0  # but not where the log-likelihood at 0 is lower by more than this, the other parameters unchanged
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
@@ -118,7 +119,12 @@ def fit(
         break
     done = search.status != NOT_CONVERGED and math.isfinite(search.value)
     if curvature and math.isfinite(search.value):
-        done = search.polish() and done
+        is_maximum = search.polish()
+        done = is_maximum and done
+        if data.extra is not None:
+            # Residuals near 0 make the search give up where it has arrived, and the criterion of zero-inflated counts
+            # has poles, where the curvature of an inner mode vanishes, that look like maxima.
+            done = is_maximum and search.promise() < SMALL_ASCENT
     return search.result(OK if done else FAILED)
 
 
@@ -232,12 +238,21 @@ class _Search:
         return True
 
     def settle_inflation(self) -> bool:
-        """Give a zero inflation up whose probability has vanished everywhere: what is left of it is flat."""
+        """Hold a zero inflation that runs to infinity: it has vanished, or is certain on some strata and 0 on others.
+
+        What is left of it is flat, so the other parameters find their optimum without it.
+        """
         extra, zi = self.model[0].extra, slice(self.first_zi, self.first)
-        if self.first == self.first_zi or not self.free[zi].any() or extra.rows[ZETA].max() > NO_ZEROS:
+        if self.first == self.first_zi or not self.free[zi].any():
+            return False
+        logits = extra.zi @ self.par[zi]
+        if np.abs(logits).max() > RUNAWAY:
+            self.free[zi] = False
+            return True
+        if logits.max() > NO_ZEROS:
             return False
         before = self._save()
-        self.par[zi] *= FLAT_ZEROS / extra.rows[ZETA].max()
+        self.par[zi] *= FLAT_ZEROS / logits.max()
         value = self.evaluate()
         if not value >= before["value"] - 1e-4:
             self._restore(before)
@@ -407,6 +422,12 @@ class _Search:
             if not np.abs(self.gradient[self.free]).max(initial=0.0) > 1e-7 * max(1.0, 0.01 * abs(self.value)):
                 break
         return math.isfinite(self.value) and negative_definite(self.hessian, self.free)
+
+    def promise(self) -> float:
+        """Rise of the criterion that the exact Hessian still promises."""
+        at = np.ix_(self.free, self.free)
+        gradient = self.gradient[self.free]
+        return float(0.5 * gradient @ np.linalg.solve(-self.hessian[at], gradient))
 
     def _save(self) -> dict:
         names = ("par", "beta", "v", "gradient", "metric")

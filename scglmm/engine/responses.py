@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from scglmm._jit import entry
-from scglmm.compression.nodes import Grid, Nodes
-from scglmm.compression.tables import Tables, sum_on_nodes
+from scglmm.compression.nodes import Grid, Nodes, sum_on_nodes
+from scglmm.compression.tables import Tables
 
 from .families import GAUSSIAN, NB2, POISSON
 from .histogram import exceedance, log_factorials

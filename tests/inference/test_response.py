@@ -448,6 +448,43 @@ def test_a_separated_response(zi):
     assert fitted.ranef[0].shape == (12, 1)
 
 
+def test_zeros_that_a_covariate_explains_altogether():
+    """The logit runs to infinity: said, and the rest is the fit of the rows that are not certain to be 0."""
+    table = simulated(13, n_groups=20)
+    table["failed"] = (np.arange(len(table)) % 4 == 0).astype(float)
+    table.loc[table["failed"] == 1, "counts"] = 0
+    table["counts"] = np.where((table["failed"] == 0) & (table["counts"] == 0), 1, table["counts"])
+    fitted = fit_formula(table, "counts", "~ x + (1|g)", "~ failed", family="poisson")
+    rest = fit_formula(table[table["failed"] == 0], "counts", "~ x + (1|g)", family="poisson")
+    assert fitted.status == "zi_boundary"
+    assert fitted.loglik == pytest.approx(rest.loglik, abs=1e-5)
+    np.testing.assert_allclose(fitted.beta, rest.beta, atol=1e-5)
+    np.testing.assert_allclose(fitted.se, rest.se, rtol=1e-4)
+    assert np.isnan(fitted.zi_vcov).all() or np.sqrt(np.diag(fitted.zi_vcov)).max() > 5
+
+
+def test_quadrature_on_the_boundary():
+    """A standard deviation at 0 and theta at infinity are those of Laplace."""
+    table = simulated(9)
+    table["counts"] = np.random.default_rng(9).binomial(8, 1 / (1 + np.exp(0.5 - 0.4 * table["x"])))
+    laplace_fit = fit_formula(table, "counts", "~ x + (1|g)")
+    fitted = fit_formula(table, "counts", "~ x + (1|g)", n_quad=9)
+    assert laplace_fit.singular == fitted.singular == [True]
+    assert fitted.theta == np.inf
+    assert fitted.loglik == pytest.approx(laplace_fit.loglik, abs=1e-8)
+    np.testing.assert_allclose(fitted.beta, laplace_fit.beta, atol=1e-6)
+
+
+def test_residuals_next_to_nothing():
+    table = simulated(14)
+    effects = np.random.default_rng(14).normal(size=12)[np.unique(table["g"], return_inverse=True)[1]]
+    table["y"] = 3 + 2 * table["x"] + effects + 1e-3 * np.random.default_rng(15).normal(size=len(table))
+    fitted = fit_formula(table, "y", "~ x + (1|g)", family="gaussian", reml=True)
+    assert fitted.status == "ok"
+    assert fitted.residual_sd == pytest.approx(1e-3, rel=0.2)
+    assert fitted.df == pytest.approx([11, 83], rel=1e-3)
+
+
 def test_responses_that_are_refused():
     table = simulated(11, n_groups=4, n=3)
     design = build_design(parse_formula("~ x + (1|g)"), table)
