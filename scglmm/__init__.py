@@ -12,6 +12,8 @@ The package in dependency order, each layer importing only those above it in thi
     Estimates, tests, degrees of freedom, variance fractions.
 `scglmm.results`
     What is written to an AnnData, and how it is read back.
+`scglmm.mixed`
+    One response and a data frame: `scglmm.glmm`, its result, tests and checks.
 `scglmm.pp`, `scglmm.tl`, `scglmm.get`, `scglmm.pl`, `scglmm.power`, `scglmm.datasets`
     What a user calls.
 `scglmm.cli`
@@ -22,8 +24,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from . import datasets, get, pl, pp, tl
+from . import datasets, get, mixed, pl, pp, tl
 from ._power import power
+from .mixed import GLMMResult, glmm, lrt
 
 __version__ = version("scglmm")
-__all__ = ["datasets", "get", "pl", "power", "pp", "tl"]
+__all__ = ["GLMMResult", "datasets", "get", "glmm", "lrt", "mixed", "pl", "power", "pp", "tl"]

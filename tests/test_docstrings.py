@@ -14,8 +14,9 @@ import scglmm
 
 PUBLIC = {
     f"{module.__name__.removeprefix('scglmm.')}.{name}": getattr(module, name)
-    for module in (scglmm.pp, scglmm.tl, scglmm.get, scglmm.pl, scglmm.datasets)
+    for module in (scglmm.pp, scglmm.tl, scglmm.get, scglmm.pl, scglmm.datasets, scglmm.mixed)
     for name in module.__all__
+    if inspect.isfunction(getattr(module, name))
 } | {"power": scglmm.power}
 
 

@@ -4,8 +4,8 @@ In dependency order (symbols are defined in `structure`):
 
 `layout`
     The arrays of one gene and of one model.
-`nb2`, `histogram`, `families`
-    Log-likelihood and derivatives of every stratum; families by integer code.
+`nb2`, `histogram`, `counts`, `gaussian`, `families`
+    Log-likelihood and derivatives of every stratum; families by integer code, plain NB2 by type.
 `structure`, `ldl`
     Where every number of the sparse Hessian goes, worked out once; numeric factor, solve, selected inverse.
 `penalised`, `mode`
@@ -14,6 +14,10 @@ In dependency order (symbols are defined in `structure`):
     Laplace ML and REML with gradient; the derivative at a zero variance.
 `start`, `curvature`, `optimise`, `fit`
     Starting values, second derivatives, quasi-Newton search, and the fit of one gene with its record.
+`quadrature`, `refit`
+    Adaptive Gauss-Hermite for one scalar random term, and maximum likelihood by it.
+`posterior`
+    Conditional covariance of the random effects, effective number of parameters.
 `responses`
-    One gene of the compressed tables as the engine wants it.
+    One gene of the compressed tables, or one vector of responses, as the engine wants it.
 """

@@ -17,8 +17,9 @@ import numpy as np
 from .boundary import variance_derivative
 from .covariance import TermParameters, null_space, reduced_root, root_of, term_parameters
 from .curvature import hessian, negative_definite, positive_inverse
+from .families import NB2, POISSON
 from .laplace import laplace
-from .layout import ETA, Data, H, Work, make_work
+from .layout import ETA, ZETA, Data, H, Work, make_work
 from .optimise import LOG_THETA_MAX, LOG_THETA_MIN, NOT_CONVERGED, maximise
 from .start import starting_point
 from .structure import Structure
@@ -28,6 +29,9 @@ OK, FAILED = 0, 1
 SMALL_PSI = 0.03  # a standard deviation below this is tested against 0
 ZERO_PSI = 1e-3  # a standard deviation below this is 0, unless the criterion rises from there
 RESTART_PSI = 0.1  # where the search starts again when 0 turns out to be a saddle
+NO_ZEROS = -12.0  # a zero-inflation probability whose logit is below this everywhere may be 0
+FLAT_ZEROS = -40.0  # and is then put there
+RUNAWAY = 100.0  # such a logit, of either sign, has no end
 WEAK = 4.0  # a standard deviation within this many standard errors of 0 may have a better optimum at 0
 NEAR = 20.0  # but not where the log-likelihood at 0 is lower by more than this, the other parameters unchanged
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
@@ -41,7 +45,8 @@ MAX_REFUSALS, MAX_LIMITS = 3, 3  # how often the same question is asked again
 class Fit:
     """What is known about one gene after its fit (symbols as in `scglmm.engine.structure`).
 
-    Parameters are ordered (beta, psi, log theta) for maximum likelihood and (psi, log theta) for REML.
+    Parameters are ordered (beta, zi, psi, log theta) for maximum likelihood and (zi, psi, log theta) for REML, zi being
+    the coefficients of a zero inflation, if there is one.
     """
 
     status: int  # OK or FAILED
@@ -60,6 +65,7 @@ class Fit:
     v: np.ndarray  # (q,) spherical random effects, reordered
     h: np.ndarray  # (S,) minus the second derivative of the log-likelihood of every stratum in eta
     eta: np.ndarray  # (S,) linear predictors without the offset
+    zi: np.ndarray  # (k,) coefficients of the logit of the zero-inflation probability
 
 
 def fit(
@@ -72,6 +78,7 @@ def fit(
     log_theta_guess: float = 0.0,
     curvature: bool = True,
     work: Work | None = None,
+    zi_guess: np.ndarray | None = None,
 ) -> Fit:
     """Maximise the Laplace criterion of one gene.
 
@@ -89,9 +96,12 @@ def fit(
         Whether the Hessian and the derivatives for inference are wanted.
     work
         Scratch arrays of this structure and X, from `scglmm.engine.layout.make_work`.
+    zi_guess
+        (k,) start of the zero inflation, needed where there is one.
     """
     work = make_work(structure, X) if work is None else work
     search = _Search(data, structure, X, joint, work)
+    search.start_inflation(zi_guess)
     if not search.start(beta_guess, psi_guess, log_theta_guess):
         return search.result(FAILED)
     for _ in range(MAX_ROUNDS):
@@ -102,6 +112,7 @@ def fit(
             search.go_to_poisson_limit()
             or search.settle_variances()
             or search.leave_poisson_limit()
+            or search.settle_inflation()
             or search.try_zero_variances()
             or search.release_variances()
         ):
@@ -109,7 +120,12 @@ def fit(
         break
     done = search.status != NOT_CONVERGED and math.isfinite(search.value)
     if curvature and math.isfinite(search.value):
-        done = search.polish() and done
+        is_maximum = search.polish()
+        done = is_maximum and done
+        if data.extra is not None:
+            # Residuals near 0 make the search give up where it has arrived, and the criterion of zero-inflated counts
+            # has poles, where the curvature of an inner mode vanishes, that look like maxima.
+            done = is_maximum and search.promise() < SMALL_ASCENT
     return search.result(OK if done else FAILED)
 
 
@@ -129,17 +145,21 @@ class _Search:
         self.model = (data, structure, X, joint)
         self.structure, self.work = structure, work
         p, n_psi = X.shape[1], structure.psi_at.shape[1]
-        self.first = 0 if joint else p
+        self.first_zi = 0 if joint else p
+        self.first = self.first_zi + (0 if data.extra is None else data.extra.zi.shape[1])
         n = self.first + n_psi + 1
         self.terms = term_parameters(structure, self.first)
         self.par, self.gradient = np.zeros(n), np.zeros(n)
         self.beta, self.v = np.zeros(p), np.zeros(structure.starts.shape[1] - 1)
         self.free = np.ones(n, np.bool_)
+        self.has_theta = data.family == NB2
+        self.free[-1] = data.family != POISSON
         self.metric = np.zeros((n, n))
         self.hessian = np.zeros((n, n))
         self.d_covariance, self.d_beta = np.zeros((n, p, p)), np.zeros((n, p))
         self.value, self.status, self.n_eval = math.nan, NOT_CONVERGED, 0
-        self.at_limit, self.theta_stop, self.log_theta_before, self.limits = False, THETA_STOP, 0.0, 0
+        self.at_limit, self.log_theta_before, self.limits = False, 0.0, 0
+        self.theta_stop = THETA_STOP if self.has_theta else math.inf
         self.refused = [0] * len(self.terms)  # how often the criterion was found to rise from 0
         self.released: set[int] = set()  # terms that were set free again
         self.tried: set[int] = set()  # terms that were tried at 0
@@ -158,10 +178,17 @@ class _Search:
                 return False
             if psi is None:
                 psi, log_theta = found_psi, found
-        self.par[: self.first] = self.beta[: self.first]
+        self.par[: self.first_zi] = self.beta[: self.first_zi]
         self.par[self.first : -1] = psi
         self.par[-1] = log_theta
         return True
+
+    def start_inflation(self, zi: np.ndarray | None) -> None:
+        """Put the start of the zero inflation where the search for starting values finds it."""
+        extra = self.model[0].extra
+        if extra is not None and extra.zi.shape[1]:
+            self.par[self.first_zi : self.first] = zi
+            extra.rows[ZETA] = extra.zi @ zi
 
     def evaluate(self) -> float:
         """Criterion and gradient at the current point."""
@@ -209,6 +236,29 @@ class _Search:
         self.par[-1] = self.log_theta_before
         self.free[-1] = True
         self.at_limit = False
+        return True
+
+    def settle_inflation(self) -> bool:
+        """Hold a zero inflation that runs to infinity: it has vanished, or is certain on some strata and 0 on others.
+
+        What is left of it is flat, so the other parameters find their optimum without it.
+        """
+        extra, zi = self.model[0].extra, slice(self.first_zi, self.first)
+        if self.first == self.first_zi or not self.free[zi].any():
+            return False
+        logits = extra.zi @ self.par[zi]
+        if np.abs(logits).max() > RUNAWAY:
+            self.free[zi] = False
+            return True
+        if logits.max() > NO_ZEROS:
+            return False
+        before = self._save()
+        self.par[zi] *= FLAT_ZEROS / logits.max()
+        value = self.evaluate()
+        if not value >= before["value"] - 1e-4:
+            self._restore(before)
+            return False
+        self.free[zi] = False
         return True
 
     def settle_variances(self) -> bool:
@@ -263,7 +313,7 @@ class _Search:
             self._restore(before)
             return False
         self.v[:] = 0.0
-        if not self.at_limit and self.limits < MAX_LIMITS:
+        if self.has_theta and not self.at_limit and self.limits < MAX_LIMITS:
             self.theta_stop = THETA_STOP  # with other variances the Poisson limit is another question
         return True
 
@@ -356,6 +406,11 @@ class _Search:
         """Exact Hessian and one Newton step; whether the point is a maximum."""
         self.hessian = self._hessian(central=True)
         self.n_eval += 2 * int(self.free.sum())
+        if self.first > self.first_zi and not negative_definite(self.hessian, self.free):
+            # A zero inflation that the data do not determine is no reason to doubt the rest.
+            self.free[self.first_zi : self.first] = False
+            self.hessian[self.first_zi : self.first] = 0.0
+            self.hessian[:, self.first_zi : self.first] = 0.0
         inverse = positive_inverse(self.hessian, self.free)
         for _ in range(MAX_POLISH):
             # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
@@ -368,6 +423,12 @@ class _Search:
             if not np.abs(self.gradient[self.free]).max(initial=0.0) > 1e-7 * max(1.0, 0.01 * abs(self.value)):
                 break
         return math.isfinite(self.value) and negative_definite(self.hessian, self.free)
+
+    def promise(self) -> float:
+        """Rise of the criterion that the exact Hessian still promises."""
+        at = np.ix_(self.free, self.free)
+        gradient = self.gradient[self.free]
+        return float(0.5 * gradient @ np.linalg.solve(-self.hessian[at], gradient))
 
     def _save(self) -> dict:
         names = ("par", "beta", "v", "gradient", "metric")
@@ -397,4 +458,5 @@ class _Search:
             v=self.v,
             h=self.work.strata[H].copy(),
             eta=self.work.strata[ETA].copy(),
+            zi=self.par[self.first_zi : self.first].copy(),
         )

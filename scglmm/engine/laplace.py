@@ -9,7 +9,7 @@ q = M^-1 B'(a t)/2,
 
     dl/dbeta  = X'(g - a t/2 + H B q)
     dl/dpsi   = g'delta - tr(M^-1 B'H dB) - (a t)'delta/2 - q'(dB'g - B'H delta),    delta = Z dLambda v
-    dl/dtheta = df/dtheta - a'(dh/dtheta)/2 - q'B'(dg/dtheta)
+    dl/dtheta = df/dtheta - a'(dh/dtheta)/2 - q'B'(dg/dtheta)          and so for any other parameter of the strata
 
 Symbols are those of `scglmm.engine.structure`; theta enters through its logarithm.
 """
@@ -22,8 +22,8 @@ import numpy as np
 
 from scglmm._jit import entry, kernel
 
-from .families import derivatives, log_likelihood
-from .layout import ETA, G_THETA, H_THETA, MAX_ETA, RHS, SCRATCH, STEP, G, H, T
+from .families import add_inflation, derivatives, in_range, inflation_gradient, log_likelihood, set_inflation
+from .layout import G_THETA, H_THETA, RHS, SCRATCH, STEP, G, H, T
 from .ldl import selected_inverse, solve_upper
 from .mode import find_mode
 from .penalised import assemble, cholesky_inverse, factor_joint, solve_joint
@@ -43,7 +43,8 @@ def laplace(data, structure, X, joint, with_theta, par, beta, v, gradient, work)
         Whether value and derivative in log(theta) are wanted: they are the only ones that need logarithms. Without
         them the value returned is 0.
     par
-        (beta, psi, log theta) for maximum likelihood, (psi, log theta) for REML.
+        (beta, psi, log theta) for maximum likelihood, (psi, log theta) for REML; the coefficients of a zero inflation
+        come before psi. For Gaussian responses theta is the residual variance, for Poisson it has no effect.
     beta, v
         Start of the inner iterations, overwritten by the mode; for maximum likelihood beta is overwritten by `par`.
     gradient
@@ -56,18 +57,19 @@ def laplace(data, structure, X, joint, with_theta, par, beta, v, gradient, work)
     first = 0 if joint else X.shape[1]
     for c in range(first):
         beta[c] = par[c]
-    psi = par[first : par.size - 1]
+    first_psi = par.size - 1 - structure.psi_at.shape[1]
+    set_inflation(data.extra, par, first)
+    psi = par[first_psi : par.size - 1]
     theta = math.exp(par[par.size - 1])
     if find_mode(data, structure, X, psi, theta, joint, beta, v, work) < 0:
         return np.nan
-    for s in range(work.strata.shape[1]):
-        # Means are cut off there: what looks like a likelihood that keeps rising is not one.
-        if work.strata[ETA, s] > MAX_ETA:
-            return np.nan
-    derivatives(data.family, data.nodes, data.start, theta, work.strata)
+    # Means are cut off there: what looks like a likelihood that keeps rising is not one.
+    if not in_range(data.extra, data, work.strata):
+        return np.nan
+    derivatives(data.extra, data, theta, work.strata)
     value, slope = 0.0, 0.0
     if with_theta:
-        value, slope = log_likelihood(data, theta, work.strata)
+        value, slope = log_likelihood(data.extra, data, theta, work.strata)
         for i in range(v.size):
             value -= 0.5 * v[i] * v[i]
     starts, entries = structure.starts, structure.entries
@@ -88,17 +90,18 @@ def laplace(data, structure, X, joint, with_theta, par, beta, v, gradient, work)
     value -= 0.5 * log_det
     if joint:
         value += 0.5 * X.shape[1] * math.log(2.0 * math.pi)
-    _gradient(structure, X, joint, psi.size, v, slope, gradient, work)
+    _gradient(data.extra, structure, X, joint, psi.size, v, slope, gradient, work)
+    inflation_gradient(data.extra, gradient, first)
     return value if with_theta else 0.0
 
 
 @kernel
-def _gradient(structure, X, joint, n_psi, v, slope, gradient, work):
+def _gradient(extra, structure, X, joint, n_psi, v, slope, gradient, work):
     """Fill `gradient` from the factored Hessian and the derivatives of the strata; `slope` is df/dlog(theta)."""
     S, w = structure.z.shape
     p = X.shape[1]
     q = v.size
-    first_psi = 0 if joint else p
+    first_psi = gradient.size - 1 - n_psi
     z, zl, z_column, place, psi_at = (
         structure.z,
         work.zl,
@@ -157,6 +160,7 @@ def _gradient(structure, X, joint, n_psi, v, slope, gradient, work):
         for k in range(n_psi):
             gradient[first_psi + k] -= strata[H, s] * z[s, psi_at[0, k]] * row[psi_at[1, k]]
         slope -= 0.5 * a * strata[H_THETA, s]
+        add_inflation(extra, s, a, 0.0)
         half = 0.5 * a * strata[T, s]
         strata[STEP, s] = half
         for i in range(w):
@@ -182,4 +186,5 @@ def _gradient(structure, X, joint, n_psi, v, slope, gradient, work):
             for c in range(p):
                 gradient[c] += X[s, c] * from_eta
         slope -= bq * strata[G_THETA, s]
+        add_inflation(extra, s, 0.0, bq)
     gradient[first_psi + n_psi] = slope

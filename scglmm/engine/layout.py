@@ -19,10 +19,26 @@ NODE_E, NODE_A, NODE_Y = 0, 1, 2
 # (minus the second), derivative of the curvature, derivatives of the first two in log(theta)
 ETA, STEP, G, H, T, G_THETA, H_THETA = 0, 1, 2, 3, 4, 5, 6
 
+# Rows of Extra.rows: logit of the zero-inflation probability; derivatives in it of the log-likelihood, of its first
+# derivative in eta, of its curvature
+ZETA, F_ZETA, G_ZETA, H_ZETA = 0, 1, 2, 3
+
 # Rows of Work.betas: right-hand sides and solutions, gradient, scratch
 RHS, GRADIENT, SCRATCH = 0, 1, 2
 
 MAX_ETA = 300.0  # exp(300) squared is still finite
+
+
+class Extra(NamedTuple):
+    """What a response has that is not plain NB2.
+
+    Its presence is part of the type of `Data`, so that the kernels are compiled for plain NB2 alone, with nothing else
+    in them, and a second time for all other families together, when one of them is first used.
+    """
+
+    zi: np.ndarray  # (S, k) design of the logit of the zero-inflation probability; k = 0 without
+    zeros: np.ndarray  # (N,) weights of the cells without counts, empty without zero inflation
+    rows: np.ndarray  # (4, S) scratch, see ZETA
 
 
 class Data(NamedTuple):
@@ -34,7 +50,8 @@ class Data(NamedTuple):
     y_sum: np.ndarray  # (S,) counts of the stratum
     exceed: np.ndarray  # histogram of the counts, see `scglmm.engine.histogram`
     tail: np.ndarray  # (2, m) counts too large for `exceed`, and how many cells have them
-    constant: float  # sum_i y_i o_i - lgamma(y_i + 1)
+    constant: float  # sum_i y_i o_i - lgamma(y_i + 1); Gaussian: sum of squares within the strata
+    extra: Extra | None = None  # None for plain NB2
 
 
 class Work(NamedTuple):

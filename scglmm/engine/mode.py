@@ -2,7 +2,8 @@
 
 NB2, Poisson and Gaussian log-likelihoods are concave in the linear predictor, so Newton's method with a step control
 on the slope along the step is enough: a concave function has passed its maximum on the line when the slope has
-changed sign, and no value of the function, hence no logarithm, is needed.
+changed sign, and no value of the function, hence no logarithm, is needed. Zero-inflated ones are not concave: where the
+Hessian is not positive definite, strata with negative curvature are taken as flat.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 
 from scglmm._jit import kernel
 
-from .families import score_curvature
+from .families import make_concave, score_curvature
 from .layout import ETA, GRADIENT, RHS, STEP, G
 from .penalised import assemble, factor_joint, scaled_rows, solve_joint
 
@@ -38,10 +39,11 @@ def find_mode(data, structure, X, psi, theta, joint, beta, v, work):
     rhs_beta, grad_beta = work.betas[RHS], work.betas[GRADIENT]
     scaled_rows(structure, psi, zl)
     linear_predictor(z_column, X, zl, beta, v, strata)
-    score_curvature(data.family, data.nodes, data.start, theta, strata)
+    score_curvature(data.extra, data, theta, strata)
     for iteration in range(MAX_NEWTON):
         assemble(z_column, structure.place, X, zl, strata, joint, values, fixed, schur)
-        if not math.isfinite(factor_joint(starts, entries, joint, values, fixed, schur, work.effects[0])):
+        log_det = factor_joint(starts, entries, joint, values, fixed, schur, work.effects[0])
+        if not (math.isfinite(log_det) or _factor_concave(data.extra, structure, X, joint, work)):
             return -1
         _gradient(z_column, X, zl, strata, v, joint, rhs, rhs_beta)
         for i in range(v.size):
@@ -81,7 +83,7 @@ def find_mode(data, structure, X, psi, theta, joint, beta, v, work):
             moved = length
             if done:
                 return iteration + 1
-            score_curvature(data.family, data.nodes, data.start, theta, strata)
+            score_curvature(data.extra, data, theta, strata)
             end_slope = 0.0
             for s in range(S):
                 end_slope += strata[G, s] * strata[STEP, s]
@@ -91,6 +93,18 @@ def find_mode(data, structure, X, psi, theta, joint, beta, v, work):
                 break
             length *= min(0.7, max(0.1, slope / (slope - end_slope)))
     return -1
+
+
+@kernel
+def _factor_concave(extra, structure, X, joint, work):
+    """Factor the Hessian without negative curvatures; whether that worked. Plain NB2 has none."""
+    if extra is None:
+        return False
+    make_concave(work.strata)
+    assemble(structure.z_column, structure.place, X, work.zl, work.strata, joint, work.values, work.fixed, work.schur)
+    starts, entries = structure.starts, structure.entries
+    log_det = factor_joint(starts, entries, joint, work.values, work.fixed, work.schur, work.effects[0])
+    return math.isfinite(log_det)
 
 
 @kernel

@@ -83,13 +83,13 @@ def log_likelihood(nodes, start, theta, strata):
             theta_a = theta * nodes[NODE_A, k]
             log_1m = math.log1p(m)
             # p - log(1 + m) = -m^2/2 + ... : the difference of two nearly equal numbers when m is small.
-            difference = p - log_1m if m > 1e-3 else _difference_series(m)
+            difference = p - log_1m if m > 1e-3 else difference_series(m)
             f -= (nodes[NODE_Y, k] + theta_a) * log_1m
             f_theta += theta_a * difference + nodes[NODE_Y, k] * p
     return f, f_theta
 
 
 @kernel
-def _difference_series(m):
+def difference_series(m):
     """M / (1 + m) - log(1 + m) for small m: the sum over k >= 2 of (-1)^(k-1) m^k (k-1)/k."""
     return m * m * (-0.5 + m * (2 / 3 + m * (-0.75 + m * (0.8 + m * (-5 / 6 + m * 6 / 7)))))

@@ -1,16 +1,16 @@
-"""One gene of the tables as the engine wants it."""
+"""One gene of the tables, or one vector of responses, as the engine wants it."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from scglmm._jit import entry
-from scglmm.compression.nodes import Grid
+from scglmm.compression.nodes import Grid, Nodes, sum_on_nodes
 from scglmm.compression.tables import Tables
 
-from .families import NB2
-from .histogram import log_factorials
-from .layout import NODE_A, NODE_E, NODE_Y, Data
+from .families import GAUSSIAN, NB2, POISSON
+from .histogram import exceedance, log_factorials
+from .layout import NODE_A, NODE_E, NODE_Y, Data, Extra
 
 
 class Responses:
@@ -47,6 +47,45 @@ class Responses:
         tail = np.stack(tables.tails.get(g, (np.empty(0), np.empty(0))))
         constant = y_offset - self.shift * self._sums.sum() - log_factorials(exceed, tail)
         return Data(NB2, grid.start, self._table, self._sums, exceed, tail, constant)
+
+
+def response_data(nodes: Nodes, y: np.ndarray, family: int, zi: np.ndarray | None = None, shift: float = 0.0) -> Data:
+    """One response.
+
+    Parameters
+    ----------
+    nodes
+        The rows' nodes. Poisson needs them for zero inflation only, Gaussian not at all.
+    y
+        (n,) response of every row; for Gaussian with its offset taken off.
+    family
+        Code, see `scglmm.engine.families`.
+    zi
+        (S, k) design of the logit of the zero-inflation probability.
+    shift
+        Subtracted from the offsets, so that enormous ones do not overflow.
+    """
+    stratum, n_strata = nodes.stratum, nodes.n_strata
+    single = np.arange(n_strata + 1)
+    empty = np.empty(0), np.empty((2, 0))
+    extra = Extra(np.empty((n_strata, 0)), np.empty(0), np.zeros((4, n_strata)))
+    if family == GAUSSIAN:
+        sums = np.bincount(stratum, y, n_strata)
+        within = y - (sums / nodes.n_cells)[stratum]
+        table = np.stack([np.ones(n_strata), nodes.n_cells.astype(float), sums])
+        return Data(family, single, table, sums, *empty, float(within @ within), extra)
+    sums = np.bincount(stratum, y, n_strata)
+    offset = nodes.offset - shift
+    exceed, tail = exceedance(*np.unique(y, return_counts=True))
+    constant = float(y @ offset - log_factorials(exceed, tail))
+    if family == POISSON and zi is None:
+        table = np.stack([np.bincount(stratum, np.exp(offset), n_strata), np.ones(n_strata), sums])
+        return Data(family, single, table, sums, *empty, constant, extra)
+    table = np.stack([np.exp(nodes.tau - shift), nodes.weights, sum_on_nodes(nodes, y)])
+    if zi is not None:
+        zeros = sum_on_nodes(nodes, (y == 0).astype(float))
+        extra = extra._replace(zi=np.ascontiguousarray(zi), zeros=zeros)
+    return Data(family, nodes.start, table, sums, exceed, tail, constant, None if zi is None else extra)
 
 
 @entry

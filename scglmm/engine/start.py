@@ -12,11 +12,13 @@ import numpy as np
 
 from scglmm._jit import YES, entry, kernel
 
+from .families import GAUSSIAN, NB2
 from .layout import ETA, MAX_ETA, NODE_A, NODE_E, NODE_Y
 from .ldl import selected_inverse
 from .mode import find_mode
 
 SIGMA = 0.5
+RESIDUAL = 0.5
 SIGMA_RANGE = (0.05, 3.0)
 THETA_RANGE = (0.02, 200.0)
 
@@ -25,17 +27,18 @@ THETA_RANGE = (0.02, 200.0)
 def starting_point(data, structure, X, beta, v, psi, work):
     """Fill beta, v, psi with starting values and return the one of log(theta); NaN when no mode is found.
 
-    beta comes with a first guess: the pooled rate.
+    beta comes with a first guess: the pooled rate. Gaussian responses are expected with variance near 1.
     """
     n_psi = psi.size
     for k in range(n_psi):
         psi[k] = SIGMA if structure.psi_at[0, k] == structure.psi_at[1, k] else 0.0
-    theta = 1.0
+    theta = RESIDUAL if data.family == GAUSSIAN else 1.0
     if find_mode(data, structure, X, psi, theta, YES, beta, v, work) < 0:
         return np.nan
-    theta = _moment_theta(data, work.strata)
-    if find_mode(data, structure, X, psi, theta, YES, beta, v, work) < 0:
-        return np.nan
+    if data.family == NB2:
+        theta = _moment_theta(data, work.strata)
+        if find_mode(data, structure, X, psi, theta, YES, beta, v, work) < 0:
+            return np.nan
     _em_step(structure, psi, v, work)
     return math.log(theta)
 

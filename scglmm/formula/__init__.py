@@ -21,6 +21,9 @@ arrays with names go out. In the order in which a formula passes through:
     Random-effect terms as level numbers, levels and covariates.
 ``design``
     `build_design` puts it together, `design_matrix` codes new data the same way.
+``newdata``
+    `new_rows`: offsets, groups and covariates of random effects of new data as well; `evaluate_response`: the left
+    side.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from .design import Design, build_design, design_matrix, factor_levels, formula_
 from .errors import DesignError, FormulaError
 from .grammar import Formula, RandomTerm, parse_formula
 from .grouping import RandomDesign
+from .newdata import NewGroups, NewRows, evaluate_response, new_rows
 
 __all__ = [
     "Design",
@@ -37,11 +41,15 @@ __all__ = [
     "FixedTerm",
     "Formula",
     "FormulaError",
+    "NewGroups",
+    "NewRows",
     "RandomDesign",
     "RandomTerm",
     "build_design",
     "design_matrix",
+    "evaluate_response",
     "factor_levels",
     "formula_columns",
+    "new_rows",
     "parse_formula",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import formulaic
 import numpy as np
@@ -52,6 +53,12 @@ class Design:
     data
         The clean obs columns of the fixed effects without their rows: an empty array for numbers, an empty Series
         with the categories for a factor.
+    others
+        The same for the columns that only offsets and effects of random terms use.
+    effects
+        How the effects of each random term were coded, for `scglmm.formula.newdata`.
+    state
+        What stateful functions (``scale``, the splines) learned, wherever they stand in the formula.
     """
 
     formula: Formula
@@ -67,6 +74,9 @@ class Design:
     notes: tuple[str, ...]
     spec: formulaic.ModelSpec
     data: dict[str, Column]
+    others: dict[str, Column] = field(default_factory=dict)
+    effects: tuple[Coded, ...] = ()
+    state: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,13 @@ class _Parts:
             names += offset.columns
         for effects, group in zip(self.effects, self.groups, strict=True):
             names += [*effects.columns, *group]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """The columns of offsets and of effects of random terms."""
+        names = [name for offset in self.offsets for name in offset.columns]
+        names += [name for effects in self.effects for name in effects.columns]
         return tuple(dict.fromkeys(names))
 
     @property
@@ -189,10 +206,11 @@ def build_design(formula: Formula, obs: pd.DataFrame, *, na_action: str = "raise
     offset = _offset(parts.offsets, coder)
     factors, references = describe_factors(parts.fixed, coder, coded.spec)
 
-    random = []
+    random, effects_coded = [], []
     for term, effects, group in zip(formula.random, parts.effects, parts.groups, strict=True):
         covariates = _covariates(effects, coder, str(term), factors)
         random.append(random_design(term, group_cells(group, data), covariates))
+        effects_coded.append(replace(covariates, matrix=covariates.matrix[:0]))
     check_same_cells(list(formula.random), random)
     notes = _overlaps(formula, parts.effects, coder)
     notes += _ordered(parts, raw, data)
@@ -210,6 +228,9 @@ def build_design(formula: Formula, obs: pd.DataFrame, *, na_action: str = "raise
         notes=tuple(dict.fromkeys(notes)),
         spec=coded.spec,
         data={name: data[name][:0] for name in parts.fixed.columns},
+        others={name: data[name][:0] for name in parts.covariates if name not in parts.fixed.columns},
+        effects=tuple(effects_coded),
+        state=coder.state,
     )
 
 

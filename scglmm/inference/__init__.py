@@ -16,4 +16,6 @@ In dependency order:
     What is unwise about a design, before the fit.
 `gene`, `genes`
     One gene; all genes, compressed and fitted block by block.
+`compressed`, `effects`, `response`
+    One vector of responses: to its strata and back, its random effects, its fit with all that one model shows.
 """

@@ -99,9 +99,9 @@ class Frame:
         return int(self.n_cells.sum())
 
 
-def strata_of(design: Design) -> tuple[np.ndarray, np.ndarray]:
-    """Stratum of every row of a design, and one row of each stratum."""
-    columns: list[np.ndarray] = list(design.X.T)
+def strata_of(design: Design, more: Sequence[np.ndarray] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """Stratum of every row of a design, and one row of each stratum; `more` are columns that strata share as well."""
+    columns: list[np.ndarray] = [*design.X.T, *more]
     for term in design.random:
         columns += [term.codes, *term.covariates.T]
     return find_strata(columns, design.X.shape[0])
@@ -129,7 +129,7 @@ def make_frame(design: Design, first: np.ndarray, n_cells: np.ndarray) -> Frame:
 def frame_from_strata(X: np.ndarray, terms: Sequence[RandomTerm], n_cells: np.ndarray) -> Frame:
     """Scale fixed effects and covariates, and analyse the random effects."""
     weight = n_cells / n_cells.sum()
-    Q, back, log_det = _orthogonal(X, weight)
+    Q, back, log_det = orthogonal(X, weight)
     intercept = np.linalg.lstsq(np.sqrt(weight)[:, None] * Q, np.sqrt(weight), rcond=None)[0]
     structure, _ = analyse(
         [t.codes for t in terms], [t.n_levels for t in terms], [t.covariates / t.scale for t in terms], X.shape[0]
@@ -182,7 +182,7 @@ def _random_term(
     return RandomTerm(group, list(columns), codes, n_levels, covariates, scale, moment)
 
 
-def _orthogonal(X: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def orthogonal(X: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Orthogonal basis over the cells, its way back, and log|R|."""
     # Columns of very different size first get size 1: QR is then as accurate as the design allows.
     size = np.sqrt(weight @ X**2)

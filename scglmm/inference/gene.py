@@ -170,10 +170,10 @@ def _fit_separated(
     if lost[np.ptp(frame.X, axis=0) > 0].all() and not limit:
         return empty
     kept = ~lost
-    kept[_independent(frame.X[np.ix_(strata, lost)], np.flatnonzero(lost), flat.shape[1])] = True
+    kept[independent(frame.X[np.ix_(strata, lost)], np.flatnonzero(lost), flat.shape[1])] = True
     sub = restrict(frame, strata, kept)
     carriers = [find_carrier(sub, contrast) for contrast in np.eye(sub.X.shape[1])]
-    fitted = fit_gene(_on_strata(data, strata), sub, carriers, shift, method, adjust_se=adjust_se, limit=limit)
+    fitted = fit_gene(on_strata(data, strata), sub, carriers, shift, method, adjust_se=adjust_se, limit=limit)
     if fitted.status == NOT_CONVERGED:
         return empty
 
@@ -206,17 +206,23 @@ def _fit_separated(
     )
 
 
-def _independent(X: np.ndarray, columns: np.ndarray, n_flat: int) -> np.ndarray:
+def independent(X: np.ndarray, columns: np.ndarray, n_flat: int) -> np.ndarray:
     """Pick, of columns among which there are `n_flat` linear relations, as many as are independent."""
     length = np.sqrt((X**2).sum(axis=0))
     _, pivots = qr(X / np.where(length > 0, length, 1.0), mode="r", pivoting=True)
     return columns[pivots[: columns.size - n_flat]]
 
 
-def _on_strata(data: Data, strata: np.ndarray) -> Data:
+def on_strata(data: Data, strata: np.ndarray) -> Data:
     """Take the data of some strata; the others have no counts, so histogram and constant stay."""
     sizes = np.diff(data.start)
+    extra = data.extra
+    if extra is not None:
+        zeros = extra.zeros[np.repeat(strata, sizes)] if extra.zeros.size else extra.zeros
+        zi = np.ascontiguousarray(extra.zi[strata])
+        extra = extra._replace(zi=zi, zeros=zeros, rows=np.ascontiguousarray(extra.rows[:, strata]))
     return data._replace(
+        extra=extra,
         start=np.concatenate([[0], np.cumsum(sizes[strata])]),
         nodes=np.ascontiguousarray(data.nodes[:, np.repeat(strata, sizes)]),
         y_sum=np.ascontiguousarray(data.y_sum[strata]),
@@ -259,7 +265,7 @@ def _variance(eta: np.ndarray, n_cells: np.ndarray) -> float:
     return float(n_cells @ (eta - mean) ** 2 / max(1, n - 1))
 
 
-def _inverse(hessian: np.ndarray, free: np.ndarray) -> np.ndarray:
+def inverse_information(hessian: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Inverse of minus the Hessian over the free parameters, 0 elsewhere."""
     result = np.zeros_like(hessian)
     at = np.ix_(free, free)
@@ -269,21 +275,19 @@ def _inverse(hessian: np.ndarray, free: np.ndarray) -> np.ndarray:
 
 def _ml_covariance(frame: Frame, fitted: Fit) -> np.ndarray:
     p = frame.X.shape[1]
-    return frame.back @ _inverse(fitted.hessian, fitted.free)[:p, :p] @ frame.back.T
+    return frame.back @ inverse_information(fitted.hessian, fitted.free)[:p, :p] @ frame.back.T
 
 
 def _reml_covariance(
     frame: Frame, carriers: list[Carrier | None], fitted: Fit, adjust_se: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Covariance of beta, and degrees of freedom of every coefficient."""
-    S = _inverse(fitted.hessian, fitted.free)
-    sigma = variances(frame, fitted.psi)
-    covariance = fitted.covariance
+    S = inverse_information(fitted.hessian, fitted.free)
+    covariance, d_covariance = fitted.covariance, fitted.d_covariance
     reported = covariance + fitted.d_beta.T @ S @ fitted.d_beta if adjust_se else covariance
-    singular = [not free.all() for free in _free_by_term(frame, fitted)]
     df = np.array(
         [
-            _df(sigma, singular, contrast, carrier, fitted, S)
+            contrast_df(frame, fitted, contrast, carrier, covariance, d_covariance, S)
             for contrast, carrier in zip(frame.back, carriers, strict=True)
         ]
     )
@@ -301,29 +305,30 @@ def _scaled_derivatives(frame: Frame, fitted: Fit) -> np.ndarray:
     return frame.back @ scaled @ frame.back.T
 
 
-def _free_by_term(frame: Frame, fitted: Fit) -> list[np.ndarray]:
+def free_by_term(frame: Frame, fitted: Fit) -> list[np.ndarray]:
     """Which parameters of each random term are in the interior."""
     free = fitted.free[-1 - fitted.psi.size : -1]
     return [free[frame.structure.psi_at[2] == term] for term in range(len(frame.terms))]
 
 
-def _df(
-    sigma: list[np.ndarray],
-    singular: list[bool],
+def contrast_df(
+    frame: Frame,
+    fitted: Fit,
     contrast: np.ndarray,
     carrier: Carrier | None,
-    fitted: Fit,
+    covariance: np.ndarray,
+    d_covariance: np.ndarray,
     S: np.ndarray,
 ) -> float:
     """Satterthwaite, or containment where the variance that carries the contrast is 0.
 
     A singular covariance matrix of several columns has hardly ever a variance that is exactly 0, but the same 0/0 in
-    its null space: there the smaller of the two.
+    its null space: there the smaller of the two. `contrast`, `covariance` and its derivatives are in the same units.
     """
-    df = satterthwaite(contrast, fitted.covariance, fitted.d_covariance, S)
-    if carrier is None or not singular[carrier.term]:
+    df = satterthwaite(contrast, covariance, d_covariance, S)
+    if carrier is None or fitted.free.all() or free_by_term(frame, fitted)[carrier.term].all():
         return df
-    term, direction = sigma[carrier.term], carrier.direction
+    term, direction = variances(frame, fitted.psi)[carrier.term], carrier.direction
     contained = carrier.df if carrier.df > 0 else np.nan
     # Rounding: the variance of a combination of columns is seldom exactly 0 where it should be.
     if direction @ term @ direction <= 1e-14 * (np.abs(direction) @ np.sqrt(term.diagonal())) ** 2:

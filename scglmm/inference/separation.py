@@ -52,4 +52,4 @@ def separating_direction(Q: np.ndarray, counts: np.ndarray) -> np.ndarray | None
 def null_space(Q: np.ndarray) -> np.ndarray:
     """(p, m) orthonormal basis of the directions d with Q d = 0."""
     values, vectors = np.linalg.eigh(Q.T @ Q)
-    return vectors[:, values <= TOLERANCE * max(values[-1], 1.0)]
+    return vectors[:, values <= TOLERANCE * values.max(initial=1.0)]

@@ -1,7 +1,8 @@
-"""Plots of the results stored in an AnnData."""
+"""Plots of the results stored in an AnnData, and of the fit of one response."""
 
 from __future__ import annotations
 
+from scglmm.pl._check_model import check_model
 from scglmm.pl._dispersion import dispersion
 from scglmm.pl._donors import donors
 from scglmm.pl._dotplot import dotplot
@@ -16,6 +17,7 @@ from scglmm.pl._varpart import varpart
 from scglmm.pl._volcano import volcano
 
 __all__ = [
+    "check_model",
     "dispersion",
     "donors",
     "dotplot",

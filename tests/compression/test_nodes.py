@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import BarycentricInterpolator
 
-from scglmm.compression.nodes import CONSTANT, Nodes, lagrange_basis, make_nodes, n_nodes
+from scglmm.compression.nodes import (
+    CONSTANT,
+    ZERO_INFLATED,
+    Nodes,
+    lagrange_basis,
+    make_nodes,
+    n_nodes,
+    sum_on_nodes,
+)
 
 HALF_WIDTHS = (0.02, 0.1, 0.5, 1.0, 1.84, 2.5, 4.6, 6.0, 8.0)
 FUNCTIONS = {
@@ -49,6 +57,30 @@ def test_constant_of_the_bound():
             for function in FUNCTIONS.values():
                 largest = max(largest, interpolation_error(half_width, n, function) * rho**n)
     assert 5 < largest < CONSTANT
+
+
+@pytest.mark.parametrize("half_width", [0.05, 0.5, 2.0])
+def test_number_of_nodes_for_zero_inflated_zeros(half_width):
+    """log(e^zeta + f0) and its derivative; absolute where they are below 1, far out they are next to nothing."""
+    n = int(n_nodes(np.array(half_width), 1e-10, ZERO_INFLATED))
+    k = np.arange(n)
+    x = half_width * np.cos((2 * k + 1) * np.pi / (2 * n))
+    t = np.linspace(-half_width, half_width, 302)
+    basis = (-1.0) ** k * np.sin((2 * k + 1) * np.pi / (2 * n)) / (t[:, None] - x)
+    basis /= basis.sum(axis=1, keepdims=True)
+    for theta in (0.05, 1.0, 10.0, np.inf):
+        for zeta in (-9.2, -5.0, -2.0, 0.0, 3.0):
+            for centre in np.linspace(-5, 5, 21):
+
+                def function(s, theta=theta, zeta=zeta, centre=centre):
+                    mu = np.exp(s + centre)
+                    log_zero = -mu if np.isinf(theta) else -theta * np.log1p(mu / theta)
+                    value = np.logaddexp(zeta, log_zero)
+                    return np.stack([value, np.exp(log_zero - value) * mu / (1 + mu / theta)])
+
+                exact = function(t)
+                error = np.abs(function(x) @ basis.T - exact)
+                assert (error <= 1e-10 * np.maximum(1, np.abs(exact).max(axis=1, keepdims=True))).all()
 
 
 def test_numbers_of_nodes_named_in_the_design():
@@ -182,3 +214,16 @@ def test_basis_at_a_node_is_exact():
         basis = np.full(nodes.size, np.nan)
         lagrange_basis.py_func(nodes.tau[k], nodes.tau, 0, nodes.size, basis)
         assert basis.tolist() == [float(j == k) for j in range(nodes.size)]
+
+
+def test_sum_on_nodes():
+    """With 1 for every cell the table A; with any values sums that interpolate linear functions exactly."""
+    stratum, offset = few_and_many()
+    nodes = make_nodes(stratum, offset)
+    np.testing.assert_allclose(sum_on_nodes(nodes, np.ones(stratum.size)), nodes.weights, atol=1e-12)
+    values = np.random.default_rng(1).normal(size=stratum.size)
+    total = sum_on_nodes(nodes, values)
+    for s in range(nodes.n_strata):
+        at = slice(nodes.start[s], nodes.start[s + 1])
+        assert total[at].sum() == pytest.approx(values[stratum == s].sum())
+        assert total[at] @ nodes.tau[at] == pytest.approx((values * offset)[stratum == s].sum())

@@ -1,0 +1,487 @@
+"""One response: a vector y instead of the genes of a matrix, for `scglmm.glmm`.
+
+The engine is the one that fits genes; what a gene does not report and a single model does is worked out here: effects
+of every level with their conditional covariance, linear predictors of every row, effective degrees of freedom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import logit
+
+from scglmm.engine.curvature import hessian
+from scglmm.engine.fit import FAILED, Fit, fit
+from scglmm.engine.laplace import laplace
+from scglmm.engine.layout import NODE_A, NODE_E, Data, Work, make_work
+from scglmm.engine.optimise import LOG_THETA_MIN
+from scglmm.engine.posterior import posterior
+from scglmm.engine.refit import refit
+
+from .compressed import CODES, Compressed, compress, without_separated
+from .containment import find_carrier
+from .effects import covariances, effects, on_strata
+from .frame import Frame
+from .gene import (
+    NOT_CONVERGED,
+    OK,
+    POISSON_LIMIT,
+    SEPARATED,
+    SINGULAR,
+    contrast_df,
+    free_by_term,
+    inverse_information,
+    variances,
+)
+
+if TYPE_CHECKING:
+    from scglmm.formula import Design
+
+GAUSSIAN, POISSON, NBINOM2 = "gaussian", "poisson", "nbinom2"
+ZI_BOUNDARY = "zi_boundary"
+
+MIN_INFLATION, MAX_LOGIT_SE = 1e-4, 5.0  # beyond these a zero inflation cannot be told from none
+MAX_QUAD = 100
+FEW = 0.02  # a zero-inflation probability to start from
+
+
+@dataclass(frozen=True)
+class ResponseFit:
+    """The fit of one response, in the user's units; NaN where there is no estimate.
+
+    n rows, p fixed effects, k columns of the zero-inflation design, m covariance parameters in the interior.
+
+    Attributes
+    ----------
+    status
+        `ok`; `singular` (a variance, or a direction of a covariance matrix, at 0: a valid fit, to be said);
+        `poisson_limit` (theta at infinity: a valid fit); `zi_boundary` (a zero-inflation probability below 1e-4, or a
+        standard error of its logit above 5: a valid fit whose zero-inflation coefficients cannot be tested);
+        `separated` (some coefficients have no finite estimate and are NaN, `lost` says which); `not_converged`
+        (nothing but `loglik`, `n_eval` and `grad` is to be believed, all else is NaN). When several hold, the last of
+        them in the order singular, poisson_limit, zi_boundary, separated, not_converged; see also `singular` and
+        `theta`.
+    family
+        `"gaussian"`, `"poisson"` or `"nbinom2"`.
+    reml, n_quad
+        As asked for.
+    beta, se, df
+        (p,) fixed effects (natural log scale for counts), standard errors, degrees of freedom: inf for a z test, which
+        is what counts by maximum likelihood have. Gaussian: Satterthwaite's for REML and for maximum likelihood, as
+        lmerTest reports them, also when singular. Counts by REML: Satterthwaite's, or containment degrees of freedom
+        where the variance that carries the coefficient is 0.
+    vcov
+        (p, p) covariance of `beta`. Counts, as in glmmTMB: from the inverse Hessian in all parameters, which for REML
+        is `vcov_fixed` plus what the estimation of the variances adds. Gaussian, as in lme4: `vcov_fixed` (by maximum
+        likelihood glmmTMB inverts the whole Hessian, which differs where the random effects absorb what the fixed
+        effects leave out).
+    vcov_fixed
+        (p, p) covariance of `beta` at the estimated variances.
+    d_vcov
+        (m, p, p) derivatives of `vcov_fixed` in the covariance parameters; empty (0, p, p) where there is no
+        Satterthwaite.
+    S
+        (m, m) covariance of those parameters. Satterthwaite for a contrast L of the coefficients: with
+        V = L'vcov_fixed L and d_j = L'd_vcov[j] L, df = 2 V^2 / d'S d. `df_of` does it, boundaries included; for a
+        joint test it can be applied to each eigenvector of L vcov L'.
+    theta
+        Size of the negative binomial, inf at its Poisson limit and for the Poisson family; NaN for Gaussian.
+    residual_sd
+        Residual standard deviation, NaN for counts.
+    sigma
+        For each random term its covariance matrix (columns, columns), in the order of ``design.random``.
+    singular
+        For each random term whether its covariance matrix is singular.
+    loglik
+        Log-likelihood with all constants, by Laplace (exact for Gaussian) or adaptive Gauss-Hermite; for REML the
+        restricted log-likelihood with the constant of lme4 and glmmTMB, ``-REMLcrit / 2``.
+    n_par
+        Number of parameters for AIC and BIC: fixed effects, (co)variances, theta or residual variance, zero inflation.
+    n_obs
+        Rows.
+    ranef
+        For each random term (levels, columns): modes of the effects given the data, rows in the order of
+        ``design.random[term].levels``.
+    ranef_vcov
+        For each random term (levels, columns, columns): their conditional covariance at the estimated parameters (the
+        `condVar` of lme4).
+    ranef_pev
+        The same with the estimation of beta counted in: the prediction error variance.
+    eta, eta_fixed
+        (n,) linear predictor with and without the random effects; both include the offset. -inf where a separated fit
+        has mean 0.
+    zi_beta, zi_vcov
+        (k,), (k, k) coefficients of the logit of the zero-inflation probability; empty without zero inflation.
+    zi_eta
+        (n,) logit of the zero-inflation probability; -inf without zero inflation.
+    hat_trace
+        Effective number of parameters of the mean, random effects included (p without): the trace of the
+        hat matrix, with the observed curvature of the log-likelihood as weights.
+    lost
+        (p,) bool: coefficients without a finite estimate.
+    n_eval, grad
+        Evaluations of the criterion, and its largest absolute gradient at the end (engine's units).
+    """
+
+    status: str
+    family: str
+    reml: bool
+    n_quad: int
+    beta: np.ndarray
+    se: np.ndarray
+    df: np.ndarray
+    vcov: np.ndarray
+    vcov_fixed: np.ndarray
+    d_vcov: np.ndarray
+    S: np.ndarray
+    theta: float
+    residual_sd: float
+    sigma: list[np.ndarray]
+    singular: list[bool]
+    loglik: float
+    n_par: int
+    n_obs: int
+    ranef: list[np.ndarray]
+    ranef_vcov: list[np.ndarray]
+    ranef_pev: list[np.ndarray]
+    eta: np.ndarray
+    eta_fixed: np.ndarray
+    zi_beta: np.ndarray
+    zi_vcov: np.ndarray
+    zi_eta: np.ndarray
+    hat_trace: float
+    lost: np.ndarray
+    n_eval: int
+    grad: float
+    _inner: _Inner | None = field(default=None, repr=False)
+
+    def df_of(self, contrast: np.ndarray) -> float:
+        """Degrees of freedom of a contrast (p,) of the coefficients: inf for a z test, NaN for one without estimate."""
+        contrast = np.asarray(contrast, float)
+        if self._inner is None or (contrast[self.lost] != 0).any():
+            return np.nan
+        return self._inner.df_of(contrast)
+
+
+@dataclass(frozen=True)
+class _Inner:
+    """The optimum of the model that was fitted, which has only the coefficients `columns` when it is separated."""
+
+    frame: Frame
+    fitted: Fit
+    columns: np.ndarray
+    vcov_fixed: np.ndarray
+    d_vcov: np.ndarray
+    S: np.ndarray
+    contained: bool
+
+    def df_of(self, contrast: np.ndarray) -> float:
+        if not self.S.size:
+            return np.inf
+        contrast = contrast[self.columns]
+        carrier = find_carrier(self.frame, contrast) if self.contained and contrast.any() else None
+        return contrast_df(self.frame, self.fitted, contrast, carrier, self.vcov_fixed, self.d_vcov, self.S)
+
+
+def fit_response(
+    design: Design,
+    y: np.ndarray,
+    *,
+    family: str = NBINOM2,
+    zi_design: Design | None = None,
+    reml: bool = False,
+    n_quad: int = 1,
+) -> ResponseFit:
+    """Fit a mixed model to one response.
+
+    Parameters
+    ----------
+    design
+        Fixed effects (`X`), random terms (`random`) and offset (`offset`, None for 0) on the n rows, from
+        `scglmm.formula.build_design`.
+    y
+        (n,) response. Counts for `"poisson"` and `"nbinom2"`, any numbers for `"gaussian"`.
+    family
+        `"gaussian"` (identity link), `"poisson"` or `"nbinom2"` (log link, variance mu + mu^2/theta).
+    zi_design
+        Design of the zero inflation, of which only `X` is used; None for no zero inflation. A row is 0 with
+        probability p, logit p = X gamma, and follows the family otherwise.
+    reml
+        Restricted maximum likelihood: fixed effects are integrated out (those of the zero inflation are not).
+    n_quad
+        Points of adaptive Gauss-Hermite quadrature; 1 is Laplace. More than one needs a single random term with a
+        single column, and maximum likelihood.
+
+    Raises
+    ------
+    ValueError
+        y has another length than the design, is not finite, or is not a vector of counts for a count family; the family
+        is unknown or does not go with zero inflation; `n_quad` does not fit the model; a Gaussian model has as many
+        random effects in a term as there are rows.
+    """
+    y = _check(design, y, family, zi_design, reml, n_quad)
+    full = compress(design, y, family, zi_design)
+    model: Compressed | None = full if family == GAUSSIAN else without_separated(full)
+    if model is None:
+        return _empty(full, SEPARATED, family, reml, n_quad)
+    frame, data = model.frame, model.data
+    work = make_work(frame.structure, frame.Q)
+    beta = np.zeros(frame.Q.shape[1])
+    if family != GAUSSIAN:
+        beta = np.log(data.y_sum.sum() / float(data.nodes[NODE_E] @ data.nodes[NODE_A])) * frame.intercept
+    fits = [
+        fit(data, frame.structure, frame.Q, reml, beta, work=work, zi_guess=zi) for zi in _inflation_starts(data, y)
+    ]
+    fitted = max(fits, key=lambda found: (found.status != FAILED, np.nan_to_num(found.value, nan=-np.inf)))
+    if n_quad > 1 and fitted.status != FAILED:
+        fitted = refit(data, frame.structure, frame.Q, fitted, n_quad, work)
+    if fitted.status == FAILED or (family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
+        return _empty(full, SEPARATED if model.lost.any() else NOT_CONVERGED, family, reml, n_quad, fitted)
+    return _result(model, fitted, work, family, reml, n_quad)
+
+
+def _inflation_starts(data: Data, y: np.ndarray) -> list[np.ndarray | None]:
+    """Make starts of the zero inflation: half of the zeros, and hardly any; [None] without."""
+    if data.extra is None or data.extra.zi.shape[1] == 0:
+        return [None]
+    zi = data.extra.zi
+    constant = np.linalg.lstsq(zi, np.ones(zi.shape[0]), rcond=None)[0]
+    share = min(0.9, 0.5 * float(np.mean(y == 0)))
+    return [logit(p) * constant for p in ([share, FEW] if share > FEW else [FEW])]
+
+
+def _check(design: Design, y: np.ndarray, family: str, zi_design: Design | None, reml: bool, n_quad: int) -> np.ndarray:
+    """Check what the user gave; returns y as numbers."""
+    if family not in CODES:
+        msg = f"family={family!r} is not known; it is one of {', '.join(map(repr, CODES))}."
+        raise ValueError(msg)
+    y = np.asarray(y, float)
+    n = design.X.shape[0]
+    if y.shape != (n,):
+        msg = f"The response has shape {y.shape}, the design {n:,} rows: one number for each row is needed."
+        raise ValueError(msg)
+    bad = ~np.isfinite(y)
+    if bad.any():
+        msg = (
+            f"The response is missing or infinite in {int(bad.sum()):,} of {n:,} rows, the first of them row "
+            f"{int(bad.argmax())}. Leave these rows out."
+        )
+        raise ValueError(msg)
+    if family != GAUSSIAN:
+        wrong = (y < 0) | (y != np.round(y))
+        if wrong.any():
+            first = int(wrong.argmax())
+            msg = (
+                f"family={family!r} needs counts, and the response is {y[first]:g} in row {first} (negative or "
+                f"fractional in {int(wrong.sum()):,} of {n:,} rows). Use raw counts, or family='gaussian'."
+            )
+            raise ValueError(msg)
+    if n_quad != 1:
+        _check_quadrature(design, reml, n_quad)
+    if zi_design is not None:
+        _check_inflation(design, family, zi_design)
+    if family == GAUSSIAN:
+        for term in design.random:
+            q = len(np.unique(term.codes)) * term.covariates.shape[1]
+            if q >= n:
+                msg = (
+                    f"The random effects of {term.group!r} are {q:,} for {n:,} rows: their variance and the residual "
+                    "variance cannot be told apart. Take random slopes out, or a grouping factor with fewer levels."
+                )
+                raise ValueError(msg)
+    return y
+
+
+def _check_quadrature(design: Design, reml: bool, n_quad: int) -> None:
+    if int(n_quad) != n_quad or not 1 <= n_quad <= MAX_QUAD:
+        msg = f"n_quad={n_quad!r} is not a number of quadrature points: give an integer from 1 (Laplace) to {MAX_QUAD}."
+        raise ValueError(msg)
+    effects = [f"({' + '.join(term.columns)}|{term.group})".replace("(Intercept)", "1") for term in design.random]
+    if len(effects) != 1 or design.random[0].covariates.shape[1] != 1:
+        msg = (
+            f"n_quad={n_quad} needs exactly one random term with one column, such as (1|donor); this model has "
+            f"{', '.join(effects) or 'none'}. Use n_quad=1 (Laplace)."
+        )
+        raise ValueError(msg)
+    if reml:
+        msg = f"n_quad={n_quad} is for maximum likelihood only: use reml=False, or n_quad=1 (Laplace) for REML."
+        raise ValueError(msg)
+
+
+def _check_inflation(design: Design, family: str, zi_design: Design) -> None:
+    if family == GAUSSIAN:
+        msg = "Zero inflation is a model of counts: family='gaussian' has none. Use family='poisson' or 'nbinom2'."
+        raise ValueError(msg)
+    if zi_design.random:
+        msg = "Random effects in the zero-inflation formula are not supported: use fixed effects only."
+        raise ValueError(msg)
+    if zi_design.X.shape[0] != design.X.shape[0]:
+        msg = (
+            f"The zero-inflation design has {zi_design.X.shape[0]:,} rows, the design {design.X.shape[0]:,}: both are "
+            "built from the same rows."
+        )
+        raise ValueError(msg)
+
+
+def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool, n_quad: int) -> ResponseFit:
+    frame, offset, scale = model.frame, model.offset, model.scale
+    p, k = frame.X.shape[1], fitted.zi.size
+    singular = [not free.all() for free in free_by_term(frame, fitted)]
+    information = inverse_information(fitted.hessian, fitted.free)
+    own = np.zeros((0, 0))
+    first_zi = 0 if reml else p
+
+    _at_optimum(model, fitted, work, reml)
+    trace = float(posterior(frame.structure, frame.Q, work))
+    ranef = [scale * u for u in effects(frame, fitted.psi, fitted.v)]
+    given_beta, counted = ([scale**2 * c for c in cs] for cs in covariances(frame, fitted.psi, work))
+    sigma = [scale**2 * s for s in variances(frame, fitted.psi)]
+
+    fixed = covariance = work.schur[1].copy()
+    if reml:
+        d_covariance, S = fitted.d_covariance, information
+        if family != GAUSSIAN:
+            covariance = fixed + fitted.d_beta.T @ S @ fitted.d_beta
+    elif family == GAUSSIAN:
+        d_covariance, S = _covariance_slopes(model, fitted, work), information[p:, p:]
+    else:
+        covariance, d_covariance, S = information[:p, :p], np.zeros((0, p, p)), own
+
+    def in_units(engine: np.ndarray) -> np.ndarray:
+        return scale**2 * np.einsum("ia,...ab,jb->...ij", frame.back, engine, frame.back)
+
+    vcov_fixed, d_vcov = in_units(fixed), in_units(d_covariance)
+    inner = _Inner(frame, fitted, model.columns, vcov_fixed, d_vcov, S, contained=family != GAUSSIAN)
+
+    beta = model.beta(fitted.beta)
+    full_beta = np.full(model.lost.size, np.nan)
+    full_beta[model.columns] = beta
+    full_beta[model.lost] = np.nan
+    full_vcov = model.spread(in_units(covariance))
+    eta_fixed = model.on_rows(frame.X @ beta) + offset
+    zi_eta, zi_vcov, determined = np.full(offset.size, -np.inf), own, True
+    if k:
+        at = slice(first_zi, first_zi + k)
+        zi_eta = model.on_rows(model.data.extra.zi @ fitted.zi)
+        zi_vcov = model.zi_back @ information[at, at] @ model.zi_back.T
+        determined = _is_determined(model.data.extra.zi, fitted.zi, information[at, at], fitted.free[at])
+        if not fitted.free[at].all():
+            zi_vcov = np.full((k, k), np.nan)
+    status = SINGULAR if any(singular) else OK
+    if fitted.theta_at_limit:
+        status = POISSON_LIMIT
+    if not determined:
+        status = ZI_BOUNDARY
+    if model.lost.any():
+        status = SEPARATED
+    constant = -(offset.size - p * reml) * np.log(scale) - frame.log_det * reml
+    theta = {GAUSSIAN: np.nan, POISSON: np.inf}.get(family, np.exp(fitted.log_theta))
+    result = ResponseFit(
+        status=status,
+        family=family,
+        reml=reml,
+        n_quad=n_quad,
+        beta=full_beta,
+        se=np.sqrt(np.diag(full_vcov)),
+        df=np.full(model.lost.size, np.nan),
+        vcov=full_vcov,
+        vcov_fixed=model.spread(vcov_fixed),
+        d_vcov=model.spread(d_vcov),
+        S=S,
+        theta=np.inf if fitted.theta_at_limit else float(theta),
+        residual_sd=scale * float(np.exp(0.5 * fitted.log_theta)) if family == GAUSSIAN else np.nan,
+        sigma=sigma,
+        singular=singular,
+        loglik=fitted.value + constant,
+        n_par=p + fitted.psi.size + k + (family != POISSON),
+        n_obs=offset.size,
+        ranef=model.on_levels(ranef, [0.0] * len(ranef)),
+        ranef_vcov=model.on_levels(given_beta, sigma),
+        ranef_pev=model.on_levels(counted, sigma),
+        eta=eta_fixed + model.on_rows(on_strata(frame, ranef)),
+        eta_fixed=eta_fixed,
+        zi_beta=model.zi_back @ fitted.zi,
+        zi_vcov=zi_vcov,
+        zi_eta=zi_eta,
+        hat_trace=trace,
+        lost=model.lost,
+        n_eval=fitted.n_eval,
+        grad=fitted.grad,
+        _inner=inner,
+    )
+    return replace(result, df=np.array([result.df_of(contrast) for contrast in np.eye(model.lost.size)]))
+
+
+def _at_optimum(model: Compressed, fitted: Fit, work: Work, reml: bool) -> None:
+    """Bring the scratch arrays to the optimum."""
+    frame = model.frame
+    par = np.concatenate([[] if reml else fitted.beta, fitted.zi, fitted.psi, [fitted.log_theta]])
+    beta, v = fitted.beta.copy(), fitted.v.copy()
+    laplace(model.data, frame.structure, frame.Q, reml, True, par, beta, v, np.empty(par.size), work)
+
+
+def _covariance_slopes(model: Compressed, fitted: Fit, work: Work) -> np.ndarray:
+    """Differentiate the covariance of beta at fixed variances, for a Gaussian fit by maximum likelihood.
+
+    Fixed effects at given variances are the same for both criteria, so REML's derivatives are what is wanted.
+    """
+    frame, p = model.frame, model.frame.X.shape[1]
+    par = np.concatenate([fitted.psi, [fitted.log_theta]])
+    n = par.size
+    d_covariance, gradient = np.zeros((n, p, p)), np.empty(n)
+    hessian(
+        model.data, frame.structure, frame.Q, True, par, fitted.free[p:], True, fitted.beta.copy(), fitted.v.copy(),
+        gradient, work, d_covariance, np.zeros((n, p)),
+    )  # fmt: skip
+    return d_covariance
+
+
+def _is_determined(zi: np.ndarray, coefficients: np.ndarray, covariance: np.ndarray, free: np.ndarray) -> bool:
+    """Whether the zero inflation can be tested: a probability that is not 0, and a logit that the data determine."""
+    se = np.sqrt(np.einsum("si,ij,sj->s", zi, covariance, zi))
+    return bool(free.all() and (zi @ coefficients).max() >= logit(MIN_INFLATION) and se.max() <= MAX_LOGIT_SE)
+
+
+def _empty(
+    model: Compressed, status: str, family: str, reml: bool, n_quad: int, fitted: Fit | None = None
+) -> ResponseFit:
+    """Return a result without estimates."""
+    frame, n = model.frame, model.offset.size
+    p, k = frame.X.shape[1], model.zi_back.shape[0]
+    widths = [(term.n_levels, len(term.columns)) for term in frame.terms]
+    missing = np.full(p, np.nan)
+    constant = -(n - p * reml) * np.log(model.scale) - frame.log_det * reml
+    return ResponseFit(
+        status=status,
+        family=family,
+        reml=reml,
+        n_quad=n_quad,
+        beta=missing,
+        se=missing,
+        df=missing,
+        vcov=np.full((p, p), np.nan),
+        vcov_fixed=np.full((p, p), np.nan),
+        d_vcov=np.zeros((0, p, p)),
+        S=np.zeros((0, 0)),
+        theta=np.nan,
+        residual_sd=np.nan,
+        sigma=[np.full((c, c), np.nan) for _, c in widths],
+        singular=[False for _ in widths],
+        loglik=np.nan if fitted is None else fitted.value + constant,
+        n_par=p + frame.structure.psi_at.shape[1] + k + (family != POISSON),
+        n_obs=n,
+        ranef=[np.full(shape, np.nan) for shape in widths],
+        ranef_vcov=[np.full((levels, c, c), np.nan) for levels, c in widths],
+        ranef_pev=[np.full((levels, c, c), np.nan) for levels, c in widths],
+        eta=np.full(n, np.nan),
+        eta_fixed=np.full(n, np.nan),
+        zi_beta=np.full(k, np.nan),
+        zi_vcov=np.full((k, k), np.nan),
+        zi_eta=np.full(n, np.nan if k else -np.inf),
+        hat_trace=np.nan,
+        lost=np.ones(p, np.bool_),
+        n_eval=0 if fitted is None else fitted.n_eval,
+        grad=np.nan if fitted is None else fitted.grad,
+    )
