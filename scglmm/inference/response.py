@@ -44,7 +44,8 @@ ZI_BOUNDARY = "zi_boundary"
 
 MIN_INFLATION, MAX_LOGIT_SE = 1e-4, 5.0  # beyond these a zero inflation cannot be told from none
 MAX_QUAD = 100
-FEW = 0.02  # a zero-inflation probability to start from
+ZERO_STARTS = (0.5, 0.2, 0.02)  # zero-inflation probabilities to start from, and more of them with
+MORE_STARTS = [(p, sd) for p in (0.5, 0.1, 1e-3) for sd in (0.5, 1.5)]  # standard deviations of random effects
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,7 @@ def fit_response(
     beta = np.zeros(frame.Q.shape[1])
     if family != GAUSSIAN:
         beta = np.log(data.y_sum.sum() / float(data.nodes[NODE_E] @ data.nodes[NODE_A])) * frame.intercept
-    fits = [
-        fit(data, frame.structure, frame.Q, reml, beta, work=work, zi_guess=zi) for zi in _inflation_starts(data, y)
-    ]
-    fitted = max(fits, key=lambda found: (found.status != FAILED, np.nan_to_num(found.value, nan=-np.inf)))
+    fitted = _fit_from_starts(data, frame, reml, beta, work)
     if n_quad > 1 and fitted.status != FAILED:
         fitted = refit(data, frame.structure, frame.Q, fitted, n_quad, work)
     if fitted.status == FAILED or (family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
@@ -242,14 +240,25 @@ def fit_response(
     return _result(model, fitted, work, family, reml, n_quad)
 
 
-def _inflation_starts(data: Data, y: np.ndarray) -> list[np.ndarray | None]:
-    """Make starts of the zero inflation: half of the zeros, and hardly any; [None] without."""
+def _fit_from_starts(data: Data, frame: Frame, reml: bool, beta: np.ndarray, work: Work) -> Fit:
+    """Fit once, or from several zero-inflation probabilities.
+
+    The criterion of zero-inflated counts has several maxima, and poles where the curvature of the mode of a level
+    without counts vanishes; a search that ends at one of those has failed.
+    """
+    model = (data, frame.structure, frame.Q, reml, beta)
     if data.extra is None or data.extra.zi.shape[1] == 0:
-        return [None]
+        return fit(*model, work=work)
     zi = data.extra.zi
     constant = np.linalg.lstsq(zi, np.ones(zi.shape[0]), rcond=None)[0]
-    share = min(0.9, 0.5 * float(np.mean(y == 0)))
-    return [logit(p) * constant for p in ([share, FEW] if share > FEW else [FEW])]
+    fits = [fit(*model, work=work, zi_guess=logit(p) * constant) for p in ZERO_STARTS]
+    if all(found.status == FAILED for found in fits):
+        row, column, _ = frame.structure.psi_at
+        fits += [
+            fit(*model, work=work, zi_guess=logit(p) * constant, psi_guess=sd * (row == column))
+            for p, sd in MORE_STARTS
+        ]
+    return max(fits, key=lambda found: (found.status != FAILED, np.nan_to_num(found.value, nan=-np.inf)))
 
 
 def _check(design: Design, y: np.ndarray, family: str, zi_design: Design | None, reml: bool, n_quad: int) -> np.ndarray:
