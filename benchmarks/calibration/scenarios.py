@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, replace
 
-SIMULATION = 1  # raised when the simulation changes, so that results of another one are not mixed in
+SIMULATION = 2  # raised when the simulation changes, so that results of another one are not mixed in
 
 BETWEEN, WITHIN = "between", "within"
 MISFITS = ("none", "lognormal-poisson", "t", "skewed", "donor theta", "correlated")

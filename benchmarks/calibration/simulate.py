@@ -23,6 +23,8 @@ TREATED = "trt"
 COEFFICIENT = f"treatment[T.{TREATED}]"
 GENES_AT_ONCE = 64
 FACTORS = 3  # that correlated donor effects share
+MAX_SD = 1.5  # of random effects, whatever the spread over genes
+MAX_EFFECT = 4.5  # of one donor, 90-fold: the exponential of a heavy tail has no mean
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _standard_deviations(scenario: Scenario, mean: np.ndarray, rng: np.random.Ge
     which = rng.uniform(size=n)
     sd[which < scenario.share_zero] = 0.0
     sd[which > 1 - scenario.share_far] *= 3.0
-    return sd
+    return np.minimum(sd, MAX_SD)
 
 
 def draw_cells(scenario: Scenario, rng: np.random.Generator) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -135,6 +137,7 @@ def draw_counts(
         if scenario.design == WITHIN:
             sd = np.sqrt(genes["variance"].to_numpy())
             effects += (sd * _effects(scenario.misfit, of_samples, len(genes), rng))[sample]
+        effects = np.clip(effects, -MAX_EFFECT, MAX_EFFECT)
         log_mean = np.log(genes["mean"].to_numpy()) + np.outer(treated, genes["beta"]) + effects + log_size[:, None]
         theta = np.broadcast_to(genes["theta"].to_numpy(), log_mean.shape)
         if scenario.misfit == "donor theta":
