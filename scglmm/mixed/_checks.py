@@ -60,6 +60,14 @@ def check(result: GLMMResult) -> list[Check]:
     ----------
     result
         A fit of :func:`scglmm.glmm`.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:2000]
+    >>> fit = scglmm.glmm("PTPRG ~ offset(log(libSize)) + Dx + Age + (1|SubID)", adata, family="nbinom2")
+    >>> [check.name for check in scglmm.mixed.check(fit)][:2]
+    ['convergence', 'singularity']
     """
     checks = [check_convergence(result)]
     if not result.converged:
@@ -90,6 +98,14 @@ def check_overdispersion(result: GLMMResult) -> Check:
     ------
     ValueError
         The family is Gaussian, which estimates its residual variance.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:2000]
+    >>> fit = scglmm.glmm("PTPRG ~ offset(log(libSize)) + Dx + Age + (1|SubID)", adata, family="nbinom2")
+    >>> scglmm.mixed.check_overdispersion(fit).ok
+    True
     """
     _check_counts(result, "check_overdispersion()")
     chisq = float(np.sum(result.residuals("pearson") ** 2))
@@ -134,6 +150,14 @@ def check_zeroinflation(result: GLMMResult, tolerance: float = 0.05) -> Check:
     ------
     ValueError
         The family is Gaussian.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:2000]
+    >>> fit = scglmm.glmm("PTPRG ~ offset(log(libSize)) + Dx + Age + (1|SubID)", adata, family="nbinom2")
+    >>> scglmm.mixed.check_zeroinflation(fit).ok
+    True
     """
     _check_counts(result, "check_zeroinflation()")
     observed = int((result.model.y == 0).sum())
@@ -174,6 +198,14 @@ def check_singular(result: GLMMResult) -> Check:
     Returns
     -------
     `values`: for every random term the smallest eigenvalue of its correlation matrix, 0 where a variance is 0.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:2000]
+    >>> fit = scglmm.glmm("PTPRG ~ offset(log(libSize)) + Dx + Age + (1|SubID)", adata, family="nbinom2")
+    >>> scglmm.mixed.check_singular(fit).ok
+    True
     """
     random = result.model.design.random
     if not random:
@@ -221,6 +253,14 @@ def check_convergence(result: GLMMResult) -> Check:
     -------
     `gradient`, the largest absolute slope of the log-likelihood at the end in the engine's units (columns of mean
     square 1), and `evaluations`.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:2000]
+    >>> fit = scglmm.glmm("PTPRG ~ offset(log(libSize)) + Dx + Age + (1|SubID)", adata, family="nbinom2")
+    >>> scglmm.mixed.check_convergence(fit).ok
+    True
     """
     fit = result.estimates
     values = {"gradient": fit.grad, "evaluations": fit.n_eval}
@@ -271,6 +311,14 @@ def vif(result: GLMMResult) -> pd.DataFrame:
     ------
     ValueError
         There are fewer than two terms.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:2000]
+    >>> fit = scglmm.glmm("PTPRG ~ offset(log(libSize)) + Dx + Age + (1|SubID)", adata, family="nbinom2")
+    >>> list(scglmm.mixed.vif(fit).index)
+    ['Dx', 'Age']
     """
     design, V = result.model.design, result.estimates.vcov
     if len(design.terms) < 2:
@@ -304,6 +352,14 @@ def check_collinearity(result: GLMMResult) -> Check:
     -------
     `values`: the generalised variance inflation factor of every term. In a model with interactions they are large by
     construction unless covariates are centred.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:2000]
+    >>> fit = scglmm.glmm("PTPRG ~ offset(log(libSize)) + Dx + Age + (1|SubID)", adata, family="nbinom2")
+    >>> scglmm.mixed.check_collinearity(fit).ok
+    True
     """
     table = vif(result)
     values = table["vif"].to_dict()

@@ -12,6 +12,8 @@ import pandas as pd
 from scanpy import logging as logg
 
 from scglmm.formula import Design
+from scglmm.inference.advice import WARNING, Advice, Layout, constant_slopes, few_levels
+from scglmm.inference.frame import make_frame, strata_of
 from scglmm.inference.response import NOT_CONVERGED, SEPARATED, ResponseFit, fit_response
 
 from ._data import COUNTS, FAMILIES, ModelData, check_response, prepare
@@ -209,6 +211,8 @@ def _advise(model: ModelData, family: str) -> None:
                 logg.info(note)
             else:
                 _warn(note)
+    for advice in _judge(model):
+        _warn(str(advice) if model.gene else of_data_frame(str(advice)))
     if model.gene and family in COUNTS and model.design.offset is None:
         _warn(
             f"The formula has no offset, so the library sizes of the cells count as an effect on {model.response!r}: "
@@ -216,6 +220,16 @@ def _advise(model: ModelData, family: str) -> None:
         )
     if model.dropped:
         logg.info(f"{model.dropped:,} rows with missing values are left out")
+
+
+def _judge(model: ModelData) -> list[Advice]:
+    """Find random effects that the data cannot tell; the other advice is on tests of genes between donors."""
+    design = replace(model.design, kept=np.ones(model.n, bool))
+    if not design.random:
+        return []
+    stratum, first = strata_of(design)
+    layout = Layout(design, model.frame, make_frame(design, first, np.bincount(stratum)), first)
+    return [advice for check in (constant_slopes, few_levels) for advice in check(layout) if advice.severity == WARNING]
 
 
 def _warn(message: str) -> None:

@@ -34,6 +34,14 @@ def influence(result: GLMMResult, group: str | None = None) -> pd.DataFrame:
     DataFrame, levels × (`cook`, `rows`, and the change of every coefficient when the level is left out), largest Cook's
     distance first. `cook` is d'V^-1 d / p for the change d and the covariance V of the p coefficients; above 4 over the
     number of levels is worth a look. NaN where the coefficients cannot be estimated without the level.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> adata = scglmm.datasets.psychad()[:2000]
+    >>> fit = scglmm.glmm("PTPRG ~ offset(log(libSize)) + Dx + Age + (1|SubID)", adata, family="nbinom2")
+    >>> scglmm.mixed.influence(fit).shape[0] == adata.obs["SubID"].nunique()
+    True
     """
     design, fit = result.model.design, result.estimates
     if not design.random:
