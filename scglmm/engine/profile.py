@@ -10,10 +10,12 @@ import math
 
 import numpy as np
 
-from scglmm._jit import YES, entry
+from scglmm._jit import NO, YES, entry, kernel
 
 from .laplace import laplace
+from .layout import GRADIENT, STEP, G, H, T
 from .optimise import LOG_THETA_MAX, LOG_THETA_MIN
+from .penalised import solve_joint
 
 MAX_STEPS = 8
 PROMISE = 0.03  # rise of the log-likelihood by another Newton step in log(theta) that is added without taking it
@@ -40,8 +42,8 @@ def profile(data, structure, X, psi, log_theta, curvature, theta_is_free, beta, 
     beta, v
         Start of the inner iterations at the first row; overwritten.
     value, betas, covariances
-        Results: (K,) criterion with all constants, NaN where it could not be evaluated; (K, p); (K, p, p) of beta at
-        fixed variances.
+        Results: (K,) criterion with all constants, NaN where it could not be evaluated; (K, p), at the maximum of the
+        Laplace likelihood; (K, p, p) of beta at fixed variances.
     """
     p, n_psi = X.shape[1], psi.shape[1]
     par, gradient = np.empty(n_psi + 1), np.empty(n_psi + 1)
@@ -58,10 +60,52 @@ def profile(data, structure, X, psi, log_theta, curvature, theta_is_free, beta, 
         if theta_is_free and math.isfinite(here):
             here = _maximise_theta(data, structure, X, par, here, curvature, beta, v, gradient, work)
         value[k] = here
+        _laplace_beta(structure, X, beta, work, betas[k])
         for c in range(p):
-            betas[k, c] = beta[c]
             for d in range(p):
                 covariances[k, c, d] = work.schur[1, c, d]
+
+
+@kernel
+def _laplace_beta(structure, X, beta, work, found):
+    """Maximum of the Laplace likelihood in beta near the joint mode: one Newton step.
+
+    The joint mode of (v, beta) lies too close to 0 where donors differ much and have few counts. The gradient of the
+    Laplace likelihood there needs nothing that the REML criterion has not left in `work`:
+    X'(g - a t/2) + X'H Z Lambda q with a_s = z_s' M^-1 z_s and q = M^-1 Lambda'Z'(a t)/2 (see `scglmm.engine.laplace`).
+    """
+    S, w = structure.z.shape
+    p = X.shape[1]
+    zl, z_column, place = work.zl, structure.z_column, structure.place
+    strata, rhs, gradient = work.strata, work.rhs, work.betas[GRADIENT]
+    for i in range(rhs.shape[0]):
+        rhs[i, 0] = 0.0
+    for s in range(S):
+        a = 0.0
+        pair = 0
+        for i in range(w):
+            for j in range(i + 1):
+                both = 1.0 if i == j else 2.0
+                a += both * work.inverse[place[s, pair]] * zl[s, i] * zl[s, j]
+                pair += 1
+        half = 0.5 * a * strata[T, s]
+        strata[STEP, s] = half
+        for i in range(w):
+            rhs[z_column[s, i], 0] += zl[s, i] * half
+    solve_joint(structure.starts, structure.entries, NO, work.values, work.fixed, work.schur, rhs, gradient)
+    for c in range(p):
+        gradient[c] = 0.0
+    for s in range(S):
+        bq = 0.0
+        for i in range(w):
+            bq += zl[s, i] * rhs[z_column[s, i], 0]
+        slope = strata[G, s] - strata[STEP, s] + strata[H, s] * bq
+        for c in range(p):
+            gradient[c] += X[s, c] * slope
+    for c in range(p):
+        found[c] = beta[c]
+        for d in range(p):
+            found[c] += work.schur[1, c, d] * gradient[d]
 
 
 @entry
