@@ -69,4 +69,7 @@ def _read(name: str, factors: list[str]) -> pd.DataFrame:
         if not path.is_file():
             msg = f"{name} is neither in the installed package nor at {path}. Install scglmm again."
             raise FileNotFoundError(msg)
-        return pd.read_csv(path).astype(dict.fromkeys(factors, "category"))
+        table = pd.read_csv(path).astype(dict.fromkeys(factors, "category"))
+    for factor in factors:  # names, in the order of numbers where they are numbers
+        table[factor] = table[factor].cat.rename_categories(str)
+    return table

@@ -12,7 +12,7 @@ def test_sleepstudy():
     assert table["Subject"].value_counts().eq(10).all()
     assert len(table["Subject"].cat.categories) == 18
     # the table that Belenky's subject 308 starts
-    assert table.loc[0].to_list() == [249.56, 0, 308]
+    assert table.loc[0].to_list() == [249.56, 0, "308"]
     assert table["Reaction"].mean() == pytest.approx(298.507892)
 
 
@@ -22,6 +22,7 @@ def test_arabidopsis():
     assert (table["total.fruits"] == 0).sum() == 126
     assert (table.groupby("gen", observed=True)["popu"].nunique() == 1).all()
     assert len(table["gen"].cat.categories) == 24
+    assert table["gen"].cat.categories[:4].to_list() == ["4", "5", "6", "11"]
     assert len(table["popu"].cat.categories) == 9
 
 
