@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ._psychad import psychad
+from ._tables import arabidopsis, sleepstudy
 
-__all__ = ["psychad"]
+__all__ = ["arabidopsis", "psychad", "sleepstudy"]
