@@ -20,11 +20,11 @@ from scglmm.engine.profile import profile
 
 from .frame import Frame
 
-NODES = {1: 12, 2: 8, 3: 6}  # for each standard deviation, by how many there are
+NODES = {1: 12, 2: 9, 3: 6}  # for each standard deviation, by how many there are
 CLEAR = 6.0  # a standard deviation this many standard errors from 0 has a likelihood that ends before 0 does
 REACH = 7.0  # standard errors of log(sigma) that are looked at in that case,
 FEW_NODES = 7  # on so many nodes
-MIN_SD, MAX_SD = 0.01, 10.0  # natural log; below is as good as 0, above nothing is believed
+MIN_SD, MAX_SD = 0.002, 10.0  # natural log; below is as good as 0, above nothing is believed
 DROP = 16.0  # where the log-likelihood has fallen by this, it is not looked at any more
 SCAN = 7  # points at which each standard deviation is scanned for that, from 0 to the largest
 
