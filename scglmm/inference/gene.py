@@ -45,7 +45,7 @@ class GeneFit:
     d_vcov
         (m, p, p) its derivatives D with respect to the m variance parameters, premultiplied by a root of their
         covariance S: a contrast c has ``df = 2 (c'Cc)^2 / sum_k (c'D_k c)^2``, C the covariance at fixed variances
-        (`vcov`, unless `adjust_se` was asked for). 0 for parameters on a boundary. m is 0 for maximum likelihood.
+        (`vcov`, unless `adjust_se` was asked for or zeros are inflated). 0 for parameters on a boundary. m is 0 for maximum likelihood.
     theta
         Size of the negative binomial, inf at the Poisson limit and for the Poisson family.
     sigma
@@ -119,6 +119,7 @@ def fit_gene(
         Whether the model without fixed effects, which variance fractions need, is fitted as well.
     adjust_se
         REML: add to the covariance what the estimation of the variances costs, J S J' with J = dbeta/d(psi, theta).
+        Always done with zero inflation.
     with_profile
         Whether the profile that moderation needs is wanted (`scglmm.inference.sd_profile.can_profile` holds).
     limit
@@ -150,7 +151,8 @@ def fit_gene(
     null_intercept, null_var = _fit_null(data, frame, reml, rate, fitted) if null else (np.nan, np.nan)
 
     if reml:
-        vcov, df = _reml_covariance(frame, carriers, fitted, adjust_se)
+        # The zero inflation is estimated with the variances, but unlike these it moves beta to first order.
+        vcov, df = _reml_covariance(frame, carriers, fitted, adjust_se or zi_back.size > 0)
         d_vcov = _scaled_derivatives(frame, fitted)
     else:
         vcov, df = _ml_covariance(frame, fitted), np.full(p, np.inf)

@@ -169,10 +169,11 @@ def _check_result(
         msg = f"{result.key!r} holds contrasts of the result {entry['source']!r}: give key={entry['source']!r}."
         raise ValueError(msg)
     if entry.get("ziformula") is not None or int(entry.get("n_quad", 1)) > 1:
-        what = "zero inflation" if entry.get("ziformula") is not None else f"quadrature (n_quad={int(entry['n_quad'])})"
+        inflated = entry.get("ziformula") is not None
+        what = "zero inflation" if inflated else f"quadrature (n_quad={int(entry['n_quad'])})"
         msg = (
-            f"The result {result.key!r} was fitted with {what}, which this test does not know: fit both models of a gene "
-            "by `scglmm.glmm` and compare them by `scglmm.mixed.lrt`, or test a result without it."
+            f"The result {result.key!r} was fitted with {what}, which this test does not know: fit both models of a "
+            "gene by `scglmm.glmm` and compare them by `scglmm.lrt`, or test a result without it."
         )
         raise ValueError(msg)
     if result.groups is not None:
