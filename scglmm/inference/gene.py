@@ -45,7 +45,8 @@ class GeneFit:
     d_vcov
         (m, p, p) its derivatives D with respect to the m variance parameters, premultiplied by a root of their
         covariance S: a contrast c has ``df = 2 (c'Cc)^2 / sum_k (c'D_k c)^2``, C the covariance at fixed variances
-        (`vcov`, unless `adjust_se` was asked for or zeros are inflated). 0 for parameters on a boundary. m is 0 for maximum likelihood.
+        (`vcov`, unless `adjust_se` was asked for or zeros are inflated). 0 for parameters on a boundary. m is 0 for
+        maximum likelihood.
     theta
         Size of the negative binomial, inf at the Poisson limit and for the Poisson family.
     sigma

@@ -18,7 +18,7 @@ from scglmm.inference.lrt import SAME, Comparison, compare
 from scglmm.inference.varpart import log_mean_exp
 from scglmm.inference.wald import benjamini_hochberg
 from scglmm.results.names import storable
-from scglmm.results.read import StoredResult, read_result
+from scglmm.results.read import StoredResult, has_inflation, read_result
 from scglmm.results.table import NOT_SELECTED, STATUSES
 from scglmm.results.writable import writable
 from scglmm.results.write import assign, check_target, own
@@ -168,8 +168,8 @@ def _check_result(
     if "source" in entry:
         msg = f"{result.key!r} holds contrasts of the result {entry['source']!r}: give key={entry['source']!r}."
         raise ValueError(msg)
-    if entry.get("ziformula") is not None or int(entry.get("n_quad", 1)) > 1:
-        inflated = entry.get("ziformula") is not None
+    inflated = has_inflation(adata, result.key)
+    if inflated or int(entry.get("n_quad", 1)) > 1:
         what = "zero inflation" if inflated else f"quadrature (n_quad={int(entry['n_quad'])})"
         msg = (
             f"The result {result.key!r} was fitted with {what}, which this test does not know: fit both models of a "

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scglmm.inference.varpart import COUNT_NOISE, METHODS, RESIDUALS, fractions
 from scglmm.results.names import compose
-from scglmm.results.read import read_result
+from scglmm.results.read import has_inflation, read_result
 from scglmm.results.write import assign, check_target, own
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
     if result.key not in adata.uns:
         msg = f"`adata.uns` has no entry {result.key!r}, which knows the offset of the run: run `scglmm.tl.nbmm` again."
         raise KeyError(msg)
-    if adata.uns[result.key].get("ziformula") is not None:
+    if has_inflation(adata, result.key):
         msg = (
             f"The result {key!r} has zero inflation ({adata.uns[result.key]['ziformula']}): variance fractions are not "
             "defined for it. Run `scglmm.tl.nbmm` without ziformula under another key_added."
