@@ -191,10 +191,14 @@ def test_separated_and_boundary(cells):
     assert fit.loc["zip", "status"] == "separated"
     assert np.isnan(coef.loc["zip", "Dx[T.AD]"])
     assert np.isfinite(coef.loc["zip", "stim[T.stim]"])
+    with pytest.warns(UserWarning, match="infinity"):
+        alone = scglmm.glmm(f"zip {FORMULA}", adata, family="poisson", ziformula="~ 1")
+    np.testing.assert_allclose(coef.loc["zip"], alone.coef_table["estimate"], rtol=1e-6)
+    np.testing.assert_allclose(adata.varm["nbmm_se"].loc["zip"], alone.coef_table["se"], rtol=1e-5)
     one = scglmm.tl.nbmm(cells, FORMULA, family="poisson", ziformula="~ 1", method="ml", copy=True)
     assert fit.loc["pois", "status"] == one.varm["nbmm_fit"].loc["pois", "status"] == "zi_boundary"
     plain = scglmm.tl.nbmm(cells, FORMULA, family="poisson", method="ml", copy=True)
-    assert fit.loc["pois", "loglik"] == pytest.approx(plain.varm["nbmm_fit"].loc["pois", "loglik"], abs=1e-5)
+    assert 0 <= fit.loc["pois", "loglik"] - plain.varm["nbmm_fit"].loc["pois", "loglik"] < 0.01
     assert adata.varm["nbmm_varpart"].isna().all(axis=None)
 
 
