@@ -11,7 +11,7 @@ import click
 import scanpy as sc
 
 from scglmm.inference.varpart import METHODS as VARPART_METHODS
-from scglmm.tl._options import METHODS
+from scglmm.tl._options import FAMILIES, METHODS
 
 RUN_OPTIONS = (
     click.argument("h5ad", type=click.Path(path_type=Path)),
@@ -25,6 +25,14 @@ RUN_OPTIONS = (
     ),
     click.option("--min-donors", default=3, show_default=True, help="Skip groups with fewer donors."),
     click.option("--method", type=click.Choice(METHODS), default="reml", show_default=True),
+    click.option("--family", type=click.Choice(FAMILIES), default="nbinom2", show_default=True),
+    click.option("--ziformula", metavar="FORMULA", help='Zero inflation: "~ 1" or "~ x". None by default.'),
+    click.option(
+        "--n-quad",
+        default=1,
+        show_default=True,
+        help="Points of adaptive Gauss-Hermite quadrature (--method ml, one random term); 1 is Laplace.",
+    ),
     click.option(
         "--moderate/--no-moderate",
         default=None,

@@ -38,7 +38,7 @@ def n_nodes(half_width: np.ndarray, tolerance: float, singularity: float = np.pi
         Relative error, for instance 1e-10.
     singularity
         Distance from the real axis of the nearest singularity: pi for log(1 + e^t), `ZERO_INFLATED` for the zeros of
-        zero-inflated counts.
+        zero-inflated counts. Infinity asks for no more than keeps sum y o exact, which is all that Poisson needs.
     """
     ratio = singularity / np.maximum(half_width, 1e-12)
     rho = ratio + np.sqrt(ratio**2 + 1)

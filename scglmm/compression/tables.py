@@ -40,20 +40,26 @@ class Tables:
         (G, DIRECT + 1) cells with each count; the last column counts all above `DIRECT`.
     tails
         For each gene that has counts above `DIRECT`, those counts and how many cells have each.
+    presence
+        (N * G,) the same table of the indicator of a count above 0, for zero inflation; None where it was not wanted.
     """
 
     genes: np.ndarray
     values: np.ndarray
     histogram: np.ndarray
     tails: dict[int, tuple[np.ndarray, np.ndarray]]
+    presence: np.ndarray | None = None
 
     def take(self, grid: Grid, begin: int, end: int) -> Tables:
         """Tables of the genes at positions `begin` to `end`, small enough to send to another process."""
         end = min(end, self.genes.size)
-        values = np.empty(grid.size * (end - begin))
-        _take(self.values, grid.start, self.genes.size, begin, end, values)
         tails = {g - begin: tail for g, tail in self.tails.items() if begin <= g < end}
-        return Tables(self.genes[begin:end], values, self.histogram[begin:end], tails)
+        taken = []
+        for table in (self.values, self.presence):
+            taken.append(None if table is None else np.empty(grid.size * (end - begin)))
+            if table is not None:
+                _take(table, grid.start, self.genes.size, begin, end, taken[-1])
+        return Tables(self.genes[begin:end], taken[0], self.histogram[begin:end], tails, taken[1])
 
 
 @entry
@@ -66,9 +72,9 @@ def _take(values, start, n_genes, begin, end, out):
             out[target + i] = values[source + i]
 
 
-def gene_bytes(nodes: Nodes) -> int:
-    """Memory that the table and the histogram of one gene take."""
-    return nodes.size * 8 + (DIRECT + 1) * 4
+def gene_bytes(nodes: Nodes, presence: bool = False) -> int:
+    """Memory that the tables and the histograms of one gene take."""
+    return (nodes.size * 8 + (DIRECT + 1) * 4) * (2 if presence else 1)
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,14 @@ class Part:
         From `scglmm.compression.nodes.make_nodes`.
     genes
         (G,) columns wanted.
+    presence
+        Whether the table of the indicator of a count above 0 is wanted as well.
     """
 
     rows: np.ndarray
     nodes: Nodes
     genes: np.ndarray
+    presence: bool = False
 
 
 def accumulate(matrix: Any, rows: np.ndarray, nodes: Nodes, genes: np.ndarray, n_jobs: int = 1) -> Tables:
@@ -111,12 +120,27 @@ def accumulate_parts(matrix: Any, parts: Sequence[Part], n_jobs: int = 1) -> lis
     The table of each part is that of `accumulate` to the last bit.
     """
     sums = [_Sums(part, matrix.shape) for part in parts]
+    present = [_Sums(part, matrix.shape) if part.presence else None for part in parts]
     chunks = [(0, matrix)] if is_in_memory_sparse(matrix) else row_chunks(matrix)
     for first, chunk in chunks:
         big = _large_counts(chunk)
         for total in sums:
             total.add(first, chunk, big, n_jobs)
-    return [total.tables() for total in sums]
+        if any(part.presence for part in parts):
+            indicator = _indicator(chunk)
+            for total in present:
+                if total is not None:
+                    total.add(first, indicator, _NONE_LARGE, n_jobs)
+    return [total.tables(None if ones is None else ones.values) for total, ones in zip(sums, present, strict=True)]
+
+
+_NONE_LARGE = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
+
+def _indicator(chunk: Any) -> Any:
+    """1 where there is a count, of the type of the counts, so that kernels need no other version."""
+    ones = (chunk.data != 0).astype(chunk.data.dtype)
+    return type(chunk)((ones, chunk.indices, chunk.indptr), shape=chunk.shape, copy=False)
 
 
 def gene_blocks(parts: Sequence[Part], max_bytes: float) -> list[np.ndarray]:
@@ -130,7 +154,7 @@ def gene_blocks(parts: Sequence[Part], max_bytes: float) -> list[np.ndarray]:
     genes = np.unique(np.concatenate([part.genes for part in parts]))
     size = np.zeros(genes.size)
     for part in parts:
-        size[np.searchsorted(genes, part.genes)] += gene_bytes(part.nodes)
+        size[np.searchsorted(genes, part.genes)] += gene_bytes(part.nodes, part.presence)
     if genes.size == 0:
         return []
     most = max(max_bytes, size.max())
@@ -169,9 +193,9 @@ class _Sums:
         if wanted.any():
             self.big.append((self.position[gene[wanted]], value[wanted]))
 
-    def tables(self) -> Tables:
+    def tables(self, presence: np.ndarray | None) -> Tables:
         """Give the sums when all rows have been added."""
-        return Tables(self.genes, self.values, self.histogram, _tails(self.big))
+        return Tables(self.genes, self.values, self.histogram, _tails(self.big), presence)
 
 
 def _add_rows(

@@ -26,15 +26,35 @@ class Responses:
         The counts of a block of genes.
     shift
         Subtracted from the offsets, so that enormous ones do not overflow.
+    family
+        `NB2` or `POISSON`, see `scglmm.engine.families`.
+    exposure
+        (S,) sums over the cells of exp(offset - shift), for Poisson without zero inflation.
+    zi
+        (S, k) design of the logit of the zero-inflation probability; the tables have `presence` then.
     """
 
-    def __init__(self, grid: Grid, tables: Tables, shift: float = 0.0) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        tables: Tables,
+        shift: float = 0.0,
+        family: int = NB2,
+        exposure: np.ndarray | None = None,
+        zi: np.ndarray | None = None,
+    ) -> None:
         self._grid, self._tables = grid, tables
-        self.shift = shift
+        self.shift, self._family = shift, family
         self._table = np.empty((3, grid.size))
         self._table[NODE_E] = np.exp(grid.tau - self.shift)
         self._table[NODE_A] = grid.weights
         self._sums = np.empty(grid.n_strata)
+        self._extra, self._single = None, None
+        if family == POISSON or zi is not None:
+            columns = np.empty((grid.n_strata, 0)) if zi is None else np.ascontiguousarray(zi)
+            self._extra = Extra(columns, np.empty(0 if zi is None else grid.size), np.zeros((4, grid.n_strata)))
+        if family == POISSON and zi is None:
+            self._single = np.stack([exposure, np.ones(grid.n_strata), self._sums])
 
     def __getitem__(self, g: int) -> Data:
         """Gene g of the block; the arrays are overwritten by the next one."""
@@ -46,7 +66,15 @@ class Responses:
         exceed = np.ascontiguousarray(exceed[: max(1, np.count_nonzero(exceed))])
         tail = np.stack(tables.tails.get(g, (np.empty(0), np.empty(0))))
         constant = y_offset - self.shift * self._sums.sum() - log_factorials(exceed, tail)
-        return Data(NB2, grid.start, self._table, self._sums, exceed, tail, constant)
+        if self._single is not None:
+            self._single[NODE_Y] = self._sums
+            start = np.arange(grid.n_strata + 1)
+            return Data(self._family, start, self._single, self._sums, exceed, tail, constant, self._extra)
+        if self._extra is not None:
+            zeros = self._extra.zeros
+            _gather(tables.presence, grid.start, g, tables.genes.size, grid.tau, zeros, np.empty(grid.n_strata))
+            np.subtract(grid.weights, zeros, out=zeros)
+        return Data(self._family, grid.start, self._table, self._sums, exceed, tail, constant, self._extra)
 
 
 def response_data(nodes: Nodes, y: np.ndarray, family: int, zi: np.ndarray | None = None, shift: float = 0.0) -> Data:

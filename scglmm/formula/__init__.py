@@ -21,6 +21,8 @@ arrays with names go out. In the order in which a formula passes through:
     Random-effect terms as level numbers, levels and covariates.
 ``design``
     `build_design` puts it together, `design_matrix` codes new data the same way.
+``inflation``
+    `parse_inflation`: the formula of a zero inflation.
 ``newdata``
     `new_rows`: offsets, groups and covariates of random effects of new data as well; `evaluate_response`: the left
     side.
@@ -33,6 +35,7 @@ from .design import Design, build_design, design_matrix, factor_levels, formula_
 from .errors import DesignError, FormulaError
 from .grammar import Formula, RandomTerm, parse_formula
 from .grouping import RandomDesign
+from .inflation import parse_inflation
 from .newdata import NewGroups, NewRows, evaluate_response, new_rows
 
 __all__ = [
@@ -52,4 +55,5 @@ __all__ = [
     "formula_columns",
     "new_rows",
     "parse_formula",
+    "parse_inflation",
 ]

@@ -7,20 +7,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import qr
 
+from scglmm.engine.families import POISSON
 from scglmm.engine.fit import FAILED, Fit, fit
-from scglmm.engine.layout import Data
+from scglmm.engine.layout import Data, make_work
 from scglmm.engine.optimise import LOG_THETA_MIN
+from scglmm.engine.refit import refit
 
 from .containment import Carrier, find_carrier
 from .frame import Frame, null_frame, restrict
+from .inflation import fit_from_starts, is_determined
 from .sd_profile import Profile, make_profile
 from .separation import null_space, separating_direction
 from .wald import satterthwaite
 
-OK, SINGULAR, POISSON_LIMIT, SEPARATED, NOT_CONVERGED = (
+OK, SINGULAR, POISSON_LIMIT, ZI_BOUNDARY, SEPARATED, NOT_CONVERGED = (
     "ok",
     "singular",
     "poisson_limit",
+    "zi_boundary",
     "separated",
     "not_converged",
 )
@@ -33,7 +37,7 @@ class GeneFit:
     Attributes
     ----------
     status
-        `ok`, `singular`, `poisson_limit`, `separated` or `not_converged`.
+        `ok`, `singular`, `poisson_limit`, `zi_boundary`, `separated` or `not_converged`.
     beta, se, df
         (p,) estimates, standard errors and degrees of freedom (inf for a z test), natural log.
     vcov
@@ -41,9 +45,10 @@ class GeneFit:
     d_vcov
         (m, p, p) its derivatives D with respect to the m variance parameters, premultiplied by a root of their
         covariance S: a contrast c has ``df = 2 (c'Cc)^2 / sum_k (c'D_k c)^2``, C the covariance at fixed variances
-        (`vcov`, unless `adjust_se` was asked for). 0 for parameters on a boundary. m is 0 for maximum likelihood.
+        (`vcov`, unless `adjust_se` was asked for or zeros are inflated). 0 for parameters on a boundary. m is 0 for
+        maximum likelihood.
     theta
-        Size of the negative binomial, inf at the Poisson limit.
+        Size of the negative binomial, inf at the Poisson limit and for the Poisson family.
     sigma
         For each random term its covariance matrix.
     loglik
@@ -58,6 +63,9 @@ class GeneFit:
         REML criterion over the standard deviations, for moderation, if it was asked for.
     moderated
         (R,) posterior means of the variances of the random terms, in the user's units, once the fit is moderated.
+    zi_beta, zi_se
+        (k,) coefficients of the logit of the zero-inflation probability and their standard errors; None without. The
+        latter are NaN where the probability has gone to 0 or 1.
     """
 
     status: str
@@ -76,6 +84,8 @@ class GeneFit:
     null_var: float
     profile: Profile | None = None
     moderated: np.ndarray | None = None
+    zi_beta: np.ndarray | None = None
+    zi_se: np.ndarray | None = None
 
 
 def fit_gene(
@@ -89,6 +99,8 @@ def fit_gene(
     null: bool = True,
     with_profile: bool = False,
     limit: bool = False,
+    n_quad: int = 1,
+    zi_back: np.ndarray | None = None,
 ) -> GeneFit:
     """Fit one gene and the model without its fixed effects.
 
@@ -108,32 +120,51 @@ def fit_gene(
         Whether the model without fixed effects, which variance fractions need, is fitted as well.
     adjust_se
         REML: add to the covariance what the estimation of the variances costs, J S J' with J = dbeta/d(psi, theta).
+        Always done with zero inflation.
     with_profile
         Whether the profile that moderation needs is wanted (`scglmm.inference.sd_profile.can_profile` holds).
     limit
         Whether a separated gene without a single estimate is fitted for the limit of its log-likelihood.
+    n_quad
+        Points of adaptive Gauss-Hermite quadrature, 1 for Laplace; more want maximum likelihood and one random term of
+        one column. The model without fixed effects is fitted by Laplace's approximation whatever it is.
+    zi_back
+        (k, k) what takes the engine's coefficients of a zero inflation to the user's.
     """
     p = frame.X.shape[1]
+    zi_back = np.empty((0, 0)) if zi_back is None else zi_back
     direction = separating_direction(frame.Q, data.y_sum)
     if direction is not None:
-        return _fit_separated(data, frame, direction, shift, method, adjust_se, limit)
+        return _fit_separated(
+            data, frame, direction, shift, method, adjust_se=adjust_se, limit=limit, n_quad=n_quad, zi_back=zi_back
+        )
     reml = method == "reml"
     exposure = float(data.nodes[0] @ data.nodes[1])
     rate = np.log(data.y_sum.sum() / exposure)
-    fitted = fit(data, frame.structure, frame.Q, reml, rate * frame.intercept)
+    work = make_work(frame.structure, frame.Q)
+    fitted = fit_from_starts(data, frame, reml, rate * frame.intercept, work)
+    if n_quad > 1 and fitted.status != FAILED:
+        fitted = refit(data, frame.structure, frame.Q, fitted, n_quad, work)
     # At its lower limit theta says only that one cell has nearly all counts: nothing can be tested there.
-    if fitted.status == FAILED or fitted.log_theta <= LOG_THETA_MIN:
-        return _empty(frame, NOT_CONVERGED, method, fitted)
+    if fitted.status == FAILED or (data.family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
+        return _empty(frame, NOT_CONVERGED, method, fitted, zi_back.shape[0])
+    null = null and not zi_back.size  # variance fractions are not defined with zero inflation
     null_intercept, null_var = _fit_null(data, frame, reml, rate, fitted) if null else (np.nan, np.nan)
 
     if reml:
-        vcov, df = _reml_covariance(frame, carriers, fitted, adjust_se)
+        # The zero inflation is estimated with the variances, but unlike these it moves beta to first order.
+        vcov, df = _reml_covariance(frame, carriers, fitted, adjust_se or zi_back.size > 0)
         d_vcov = _scaled_derivatives(frame, fitted)
     else:
         vcov, df = _ml_covariance(frame, fitted), np.full(p, np.inf)
         d_vcov = np.empty((0, p, p))
-    zero = ~fitted.free[p * (not reml) : -1]
+    zero = ~fitted.free[-1 - fitted.psi.size : -1]
     status = SINGULAR if zero.any() else POISSON_LIMIT if fitted.theta_at_limit else OK
+    zi_beta, zi_se = None, None
+    if zi_back.size:
+        zi_beta, zi_se, determined = _inflation(data, fitted, zi_back, reml)
+        status = status if determined else ZI_BOUNDARY
+    poisson = fitted.theta_at_limit or data.family == POISSON
     return GeneFit(
         status=status,
         beta=frame.back @ (fitted.beta - shift * frame.intercept),
@@ -141,7 +172,7 @@ def fit_gene(
         df=df,
         vcov=vcov,
         d_vcov=d_vcov,
-        theta=np.inf if fitted.theta_at_limit else float(np.exp(fitted.log_theta)),
+        theta=np.inf if poisson else float(np.exp(fitted.log_theta)),
         sigma=variances(frame, fitted.psi),
         loglik=fitted.value - (frame.log_det if reml else 0.0),
         n_eval=fitted.n_eval,
@@ -150,11 +181,33 @@ def fit_gene(
         null_intercept=null_intercept - shift,
         null_var=null_var,
         profile=make_profile(data, frame, fitted, shift) if with_profile else None,
+        zi_beta=zi_beta,
+        zi_se=zi_se,
     )
 
 
+def _inflation(data: Data, fitted: Fit, zi_back: np.ndarray, reml: bool) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Coefficients of the zero inflation, their standard errors, and whether they can be tested."""
+    first = 0 if reml else fitted.beta.size
+    at = slice(first, first + fitted.zi.size)
+    covariance = inverse_information(fitted.hessian, fitted.free)[at, at]
+    se = np.sqrt(np.diag(zi_back @ covariance @ zi_back.T))
+    if not fitted.free[at].all():
+        se = np.full(se.size, np.nan)
+    return zi_back @ fitted.zi, se, is_determined(data.extra.zi, fitted.zi, covariance, fitted.free[at])
+
+
 def _fit_separated(
-    data: Data, frame: Frame, direction: np.ndarray, shift: float, method: str, adjust_se: bool, limit: bool
+    data: Data,
+    frame: Frame,
+    direction: np.ndarray,
+    shift: float,
+    method: str,
+    *,
+    adjust_se: bool,
+    limit: bool,
+    n_quad: int,
+    zi_back: np.ndarray,
 ) -> GeneFit:
     """Fit what is left of a gene when a direction of the coefficients runs to infinity.
 
@@ -162,7 +215,7 @@ def _fit_separated(
     is flat, and so may be more of them: a coefficient that takes part in a flat direction has no estimate, the others
     keep theirs.
     """
-    empty = _empty(frame, SEPARATED, method)
+    empty = _empty(frame, SEPARATED, method, n_zi=zi_back.shape[0])
     strata = ~(frame.Q @ direction < -1e-8)
     flat = frame.back @ null_space(frame.Q[strata])
     moves = np.abs(flat).max(axis=1) * np.abs(frame.X).max(axis=0)
@@ -173,7 +226,8 @@ def _fit_separated(
     kept[independent(frame.X[np.ix_(strata, lost)], np.flatnonzero(lost), flat.shape[1])] = True
     sub = restrict(frame, strata, kept)
     carriers = [find_carrier(sub, contrast) for contrast in np.eye(sub.X.shape[1])]
-    fitted = fit_gene(on_strata(data, strata), sub, carriers, shift, method, adjust_se=adjust_se, limit=limit)
+    how = {"adjust_se": adjust_se, "limit": limit, "n_quad": n_quad, "zi_back": zi_back}
+    fitted = fit_gene(on_strata(data, strata), sub, carriers, shift, method, **how)
     if fitted.status == NOT_CONVERGED:
         return empty
 
@@ -336,9 +390,9 @@ def contrast_df(
     return contained if np.isnan(contained) else min(df, contained)
 
 
-def _empty(frame: Frame, status: str, method: str, fitted: Fit | None = None) -> GeneFit:
+def _empty(frame: Frame, status: str, method: str, fitted: Fit | None = None, n_zi: int = 0) -> GeneFit:
     p = frame.X.shape[1]
-    m = frame.structure.psi_at.shape[1] + 1 if method == "reml" else 0
+    m = n_zi + frame.structure.psi_at.shape[1] + 1 if method == "reml" else 0
     missing = np.full(p, np.nan)
     return GeneFit(
         status=status,
@@ -355,4 +409,6 @@ def _empty(frame: Frame, status: str, method: str, fitted: Fit | None = None) ->
         var_linpred=np.nan,
         null_intercept=np.nan,
         null_var=np.nan,
+        zi_beta=np.full(n_zi, np.nan),
+        zi_se=np.full(n_zi, np.nan),
     )

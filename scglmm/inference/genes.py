@@ -17,9 +17,11 @@ from scglmm.compression.nodes import Grid, Nodes
 from scglmm.compression.tables import Part, Tables, accumulate_parts, gene_blocks
 from scglmm.engine.responses import Responses
 
+from .compressed import CODES
 from .containment import Carrier, find_carrier
 from .frame import Frame
 from .gene import GeneFit, fit_gene
+from .inflation import Inflation
 from .moderation import NO_PRIOR, Moderated, moderate, why_not_moderated
 from .prior import Prior
 
@@ -39,6 +41,10 @@ class Options:
     moderate
         Whether the standard deviations of the random effects are integrated out under a prior from all genes
         (`scglmm.inference.moderation`): True, False, or None for wherever that can be done.
+    family
+        `"nbinom2"` or `"poisson"`.
+    n_quad
+        See `scglmm.inference.gene.fit_gene`.
     """
 
     method: str = "reml"
@@ -46,6 +52,8 @@ class Options:
     moderate: bool | None = False
     null: bool = True
     limit: bool = False
+    family: str = "nbinom2"
+    n_quad: int = 1
 
 
 @dataclass(frozen=True)
@@ -126,12 +134,14 @@ def fit_parts(
     n_jobs: int,
     max_bytes: float,
     progress: Callable[[int], object] = lambda n: None,
+    inflations: Sequence[Inflation | None] | None = None,
 ) -> list[GeneFits]:
     """Fit several sets of cells, each its own model and genes; the matrix is read once for every block of genes.
 
-    The fits of each part are those of `fit_genes` to the last bit.
+    The fits of each part are those of `fit_genes` to the last bit. A part with an inflation has `presence`.
     """
-    models = [_Model(part, frame, options) for part, frame in zip(parts, frames, strict=True)]
+    inflations = [None] * len(parts) if inflations is None else inflations
+    models = [_Model(*each, options) for each in zip(parts, frames, inflations, strict=True)]
     fits: list[list[Any]] = [[None] * part.genes.size for part in parts]
     donors = [np.zeros(part.genes.size, np.int64) for part in parts]
     totals = [np.zeros(part.genes.size) for part in parts]
@@ -189,19 +199,26 @@ def _with_prior(fit: GeneFit, new: Moderated) -> GeneFit:
 class _Model:
     """What all genes of a part share."""
 
-    def __init__(self, part: Part, frame: Frame, options: Options) -> None:
+    def __init__(self, part: Part, frame: Frame, inflation: Inflation | None, options: Options) -> None:
         self.frame, self.options = frame, options
-        self.not_moderated = why_not_moderated(frame, part.genes.size, options.moderate, options.method)
+        self.inflation, self.exposure = inflation, None
+        self.not_moderated = why_not_moderated(
+            *(frame, part.genes.size, options.moderate, options.method),
+            family=options.family,
+            inflated=inflation is not None,
+        )
         self.carriers = [find_carrier(frame, contrast) for contrast in np.eye(frame.X.shape[1])]
         self.shift = float(part.nodes.offset.max()) if frame.has_constant else 0.0
         self.grid = part.nodes.grid
+        if options.family == "poisson" and inflation is None:
+            exposure = np.exp(part.nodes.offset - self.shift)
+            self.exposure = np.bincount(part.nodes.stratum, exposure, part.nodes.n_strata)
 
-    def task(
-        self, tables: Tables, begin: int
-    ) -> tuple[Grid, Tables, Frame, list[Carrier | None], float, Options, bool]:
+    def task(self, tables: Tables, begin: int) -> tuple[Any, ...]:
         """Arguments of `_fit_task` for the genes from `begin` on."""
         piece = tables.take(self.grid, begin, begin + GENES_PER_TASK)
-        return self.grid, piece, self.frame, self.carriers, self.shift, self.options, not self.not_moderated
+        shared = (self.frame, self.carriers, self.shift, self.options, not self.not_moderated)
+        return self.grid, piece, *shared, self.exposure, self.inflation
 
 
 def _fit_task(
@@ -212,15 +229,20 @@ def _fit_task(
     shift: float,
     options: Options,
     with_profile: bool,
+    exposure: np.ndarray | None,
+    inflation: Inflation | None,
 ) -> tuple[list[GeneFit], list[int], list[float]]:
     """Fit the genes of one small table."""
-    responses = Responses(grid, tables, shift)
+    zi = None if inflation is None else inflation.zi
+    responses = Responses(grid, tables, shift, CODES[options.family], exposure, zi)
     fits, donors, totals = [], [], []
     how = {
         "adjust_se": options.adjust_se,
         "null": options.null,
         "limit": options.limit,
         "with_profile": with_profile,
+        "n_quad": options.n_quad,
+        "zi_back": None if inflation is None else inflation.back,
     }
     for g in range(tables.genes.size):
         data = responses[g]

@@ -40,7 +40,9 @@ FEWEST_GENES = 50  # and if asked
 NO_PRIOR = "no gene has a REML profile"
 
 
-def why_not_moderated(frame: Frame, n_genes: int, wanted: bool | None, method: str) -> str:
+def why_not_moderated(
+    frame: Frame, n_genes: int, wanted: bool | None, method: str, *, family: str = "nbinom2", inflated: bool = False
+) -> str:
     """Give the reason why fits are not moderated; empty when they are.
 
     Parameters
@@ -52,10 +54,16 @@ def why_not_moderated(frame: Frame, n_genes: int, wanted: bool | None, method: s
     wanted
         What the user asked for; None means wherever it can be done.
     method
-        `"reml"` or `"ml"`.
+        `"reml"` or `"ml"`. Quadrature goes with the latter only.
+    family, inflated
+        The family, and whether zeros are inflated: only plain negative binomial models are moderated.
     """
     if method != "reml":
         return "maximum likelihood"
+    if inflated:
+        return "zero-inflated models are not moderated"
+    if family != "nbinom2":
+        return f"family={family!r} is not moderated, only 'nbinom2' is"
     if wanted is False:
         return "moderate=False"
     if not frame.terms:

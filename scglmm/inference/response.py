@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import logit
 
 from scglmm.engine.curvature import hessian
-from scglmm.engine.fit import FAILED, Fit, fit
+from scglmm.engine.fit import FAILED, Fit
 from scglmm.engine.laplace import laplace
-from scglmm.engine.layout import NODE_A, NODE_E, Data, Work, make_work
+from scglmm.engine.layout import NODE_A, NODE_E, Work, make_work
 from scglmm.engine.optimise import LOG_THETA_MIN
 from scglmm.engine.posterior import posterior
 from scglmm.engine.refit import refit
@@ -30,22 +29,20 @@ from .gene import (
     POISSON_LIMIT,
     SEPARATED,
     SINGULAR,
+    ZI_BOUNDARY,
     contrast_df,
     free_by_term,
     inverse_information,
     variances,
 )
+from .inflation import fit_from_starts, is_determined
 
 if TYPE_CHECKING:
     from scglmm.formula import Design
 
 GAUSSIAN, POISSON, NBINOM2 = "gaussian", "poisson", "nbinom2"
-ZI_BOUNDARY = "zi_boundary"
 
-MIN_INFLATION, MAX_LOGIT_SE = 1e-4, 5.0  # beyond these a zero inflation cannot be told from none
 MAX_QUAD = 100
-ZERO_STARTS = (0.5, 0.2, 0.02)  # zero-inflation probabilities to start from, and more of them with
-MORE_STARTS = [(p, sd) for p in (0.5, 0.1, 1e-3) for sd in (0.5, 1.5)]  # standard deviations of random effects
 
 
 @dataclass(frozen=True)
@@ -232,33 +229,12 @@ def fit_response(
     beta = np.zeros(frame.Q.shape[1])
     if family != GAUSSIAN:
         beta = np.log(data.y_sum.sum() / float(data.nodes[NODE_E] @ data.nodes[NODE_A])) * frame.intercept
-    fitted = _fit_from_starts(data, frame, reml, beta, work)
+    fitted = fit_from_starts(data, frame, reml, beta, work)
     if n_quad > 1 and fitted.status != FAILED:
         fitted = refit(data, frame.structure, frame.Q, fitted, n_quad, work)
     if fitted.status == FAILED or (family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
         return _empty(full, SEPARATED if model.lost.any() else NOT_CONVERGED, family, reml, n_quad, fitted)
     return _result(model, fitted, work, family, reml, n_quad)
-
-
-def _fit_from_starts(data: Data, frame: Frame, reml: bool, beta: np.ndarray, work: Work) -> Fit:
-    """Fit once, or from several zero-inflation probabilities.
-
-    The criterion of zero-inflated counts has several maxima, and poles where the curvature of the mode of a level
-    without counts vanishes; a search that ends at one of those has failed.
-    """
-    model = (data, frame.structure, frame.Q, reml, beta)
-    if data.extra is None or data.extra.zi.shape[1] == 0:
-        return fit(*model, work=work)
-    zi = data.extra.zi
-    constant = np.linalg.lstsq(zi, np.ones(zi.shape[0]), rcond=None)[0]
-    fits = [fit(*model, work=work, zi_guess=logit(p) * constant) for p in ZERO_STARTS]
-    if all(found.status == FAILED for found in fits):
-        row, column, _ = frame.structure.psi_at
-        fits += [
-            fit(*model, work=work, zi_guess=logit(p) * constant, psi_guess=sd * (row == column))
-            for p, sd in MORE_STARTS
-        ]
-    return max(fits, key=lambda found: (found.status != FAILED, np.nan_to_num(found.value, nan=-np.inf)))
 
 
 def _check(design: Design, y: np.ndarray, family: str, zi_design: Design | None, reml: bool, n_quad: int) -> np.ndarray:
@@ -375,7 +351,7 @@ def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool,
         at = slice(first_zi, first_zi + k)
         zi_eta = model.on_rows(model.data.extra.zi @ fitted.zi)
         zi_vcov = model.zi_back @ information[at, at] @ model.zi_back.T
-        determined = _is_determined(model.data.extra.zi, fitted.zi, information[at, at], fitted.free[at])
+        determined = is_determined(model.data.extra.zi, fitted.zi, information[at, at], fitted.free[at])
         if not fitted.free[at].all():
             zi_vcov = np.full((k, k), np.nan)
     status = SINGULAR if any(singular) else OK
@@ -445,12 +421,6 @@ def _covariance_slopes(model: Compressed, fitted: Fit, work: Work) -> np.ndarray
         gradient, work, d_covariance, np.zeros((n, p)),
     )  # fmt: skip
     return d_covariance
-
-
-def _is_determined(zi: np.ndarray, coefficients: np.ndarray, covariance: np.ndarray, free: np.ndarray) -> bool:
-    """Whether the zero inflation can be tested: a probability that is not 0, and a logit that the data determine."""
-    se = np.sqrt(np.einsum("si,ij,sj->s", zi, covariance, zi))
-    return bool(free.all() and (zi @ coefficients).max() >= logit(MIN_INFLATION) and se.max() <= MAX_LOGIT_SE)
 
 
 def _empty(

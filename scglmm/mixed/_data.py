@@ -17,6 +17,7 @@ from scglmm.formula import (
     evaluate_response,
     formula_columns,
     parse_formula,
+    parse_inflation,
 )
 from scglmm.formula.columns import get_column, rows_without_missing
 from scglmm.formula.lexer import quoted
@@ -97,7 +98,7 @@ def prepare(
             msg = f"The formula {formula!r} has no left side: name the response, as in 'y {formula.strip()}'."
             raise ValueError(msg)
         frame, is_gene = _add_gene(frame, parsed.response, genes)
-        zi = _zi_formula(ziformula)
+        zi = parse_inflation(ziformula)
         response_columns = parse_expression(parsed.response).columns
         needed = dict.fromkeys([*response_columns, *formula_columns(parsed), *(formula_columns(zi) if zi else ())])
         raw = {name: get_column(frame, name) for name in needed}
@@ -236,22 +237,6 @@ def _add_gene(frame: pd.DataFrame, response: str, genes: _Genes | None) -> tuple
     if not found:
         return frame, False
     return frame.assign(**{name: genes.counts(name) for name in found}), True
-
-
-def _zi_formula(text: str | None) -> Formula | None:
-    if text is None or (isinstance(text, str) and text.replace(" ", "") in {"~0", "~-1"}):
-        return None
-    parsed = parse_formula(text)
-    if parsed.response is not None:
-        msg = f"ziformula={text!r} has a left side ({parsed.response!r}): start it with '~', as in '~ 1'."
-        raise ValueError(msg)
-    if parsed.random:
-        msg = f"ziformula={text!r} has a random effect, {parsed.random[0]}: zero inflation takes fixed effects only."
-        raise ValueError(msg)
-    if parsed.offsets:
-        msg = f"ziformula={text!r} has an offset: zero inflation takes none."
-        raise ValueError(msg)
-    return parsed
 
 
 def _check_finite(y: np.ndarray, response: str) -> None:

@@ -49,7 +49,7 @@ class Cells:
     method
         `"reml"` or `"ml"`.
     family
-        `"nbinom2"`, or another of which only the counts can be shown.
+        `"nbinom2"`, or another model of which only the counts can be shown.
     """
 
     rows: np.ndarray
@@ -114,7 +114,15 @@ def fitted_cells(adata: AnnData, result: StoredResult, group: str | None) -> Cel
     offset = design.offset
     if offset is None:
         offset = np.log(_totals(source.matrix)[rows])
-    return Cells(rows, design, offset, source, str(entry.get("method", "reml")), str(entry.get("family", FAMILY)))
+    return Cells(rows, design, offset, source, str(entry.get("method", "reml")), _model(entry))
+
+
+def _model(entry: Mapping[str, Any]) -> str:
+    """Name the family of a run, with what it had besides."""
+    family = str(entry.get("family", FAMILY))
+    if entry.get("ziformula") is not None:
+        family += f" with ziformula={str(entry['ziformula'])!r}"
+    return family + (f" with n_quad={int(entry['n_quad'])}" if int(entry.get("n_quad", 1)) > 1 else "")
 
 
 def _totals(matrix: Any) -> np.ndarray:
@@ -202,7 +210,11 @@ def _gene_data(cells: Cells, gene: int) -> tuple[Frame, Data, float]:
         The family is not one that is fitted here.
     """
     if cells.family != FAMILY:
-        msg = f"A gene can be fitted again for the family {FAMILY!r} only; this result has {cells.family!r}."
+        msg = (
+            f"This picture fits the gene again, which is done for the family {FAMILY} by Laplace's approximation and "
+            f"without zero inflation only; this result has {cells.family}. `scglmm.glmm` fits the gene alone, with its "
+            "random effects in `.ranef()`."
+        )
         raise ValueError(msg)
     stratum, first = strata_of(cells.design)
     nodes = make_nodes(stratum, cells.offset)

@@ -45,8 +45,8 @@ def status(
     """Show what became of the genes: how many have each status.
 
     Without groups a bar per status with its number of genes; with groups a stacked bar per group, and for groups
-    that were skipped the reason. `ok`, `singular` and `poisson_limit` are fits to be used, `separated` is used for
-    the coefficients that have an estimate.
+    that were skipped the reason. `ok`, `singular`, `poisson_limit` and `zi_boundary` are fits to be used, `separated`
+    is used for the coefficients that have an estimate.
 
     Parameters
     ----------

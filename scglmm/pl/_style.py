@@ -48,6 +48,7 @@ STATUS_COLOURS = {
     "ok": OKABE_ITO["blue"],
     "singular": OKABE_ITO["orange"],
     "poisson_limit": OKABE_ITO["green"],
+    "zi_boundary": OKABE_ITO["sky"],
     "separated": OKABE_ITO["vermillion"],
     "not_converged": OKABE_ITO["purple"],
     "too_few_counts": "#8C8C8C",

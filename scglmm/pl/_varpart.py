@@ -29,6 +29,7 @@ from scglmm.pl._style import (
 )
 from scglmm.results import StoredResult, read_result
 from scglmm.results.names import readable
+from scglmm.results.read import has_inflation
 
 _TICKS = {"sqrt": (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1), "linear": (0, 0.25, 0.5, 0.75, 1)}
 _GRID = 512
@@ -121,6 +122,8 @@ def varpart(
     rows = np.arange(adata.n_vars) if genes is None else find_genes(adata, genes, labels)
     if not fractions.iloc[rows].notna().all(axis=1).any():
         msg = "None of these genes was fitted: there is nothing to draw."
+        if has_inflation(adata, result.key):
+            msg = f"Variance fractions are not defined with zero inflation, which the result {result.key!r} has."
         raise ValueError(msg)
     colours = source_colours(list(fractions.columns), palette)
     if title is None and group is not None:

@@ -10,7 +10,7 @@ from anndata import AnnData
 from scanpy import logging as logg
 
 from .names import near_first
-from .read import read_result
+from .read import has_inflation, read_result
 
 
 def gene_parameters(
@@ -32,6 +32,12 @@ def gene_parameters(
         msg = f"The first argument must be an AnnData, not {type(adata).__name__}; parameters are given by name."
         raise TypeError(msg)
     result = read_result(adata, key)
+    if has_inflation(adata, result.key):
+        msg = (
+            f"The result {result.key!r} has zero inflation, of which power calculations know nothing: take a result "
+            "without it."
+        )
+        raise ValueError(msg)
     group = result.only_group() if group is None else result.find_group(group)
     fit = result.table("fit", group)
     donor = _donor(adata, result.key, fit, donor)

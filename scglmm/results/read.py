@@ -309,3 +309,9 @@ def _from_columns(adata: AnnData, key: str) -> StoredResult:
             ]
             columns[name] = list(dict.fromkeys(names))
     return StoredResult(adata, key, groups, columns["coef"], columns["varpart"], columns["fit"], {})
+
+
+def has_inflation(adata: AnnData, key: str) -> bool:
+    """Whether the run behind a result had zero inflation, as far as `adata.uns` knows."""
+    entry = adata.uns.get(key)
+    return isinstance(entry, Mapping) and entry.get("ziformula") is not None

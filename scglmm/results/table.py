@@ -12,6 +12,7 @@ STATUSES = (
     "ok",
     "singular",
     "poisson_limit",
+    "zi_boundary",
     "separated",
     "too_few_counts",
     "not_converged",

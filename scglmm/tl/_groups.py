@@ -5,6 +5,7 @@ A run without `groupby` is a run of one group, whose name is None: what would sk
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,7 @@ from scglmm.formula import Design, DesignError, Formula, build_design, factor_le
 from scglmm.formula.columns import clean_column, get_column, rows_without_missing
 from scglmm.inference.containment import constant_within, levels_to_spare
 from scglmm.inference.frame import Frame, make_frame, strata_of
+from scglmm.inference.inflation import Inflation, make_inflation
 from scglmm.results.names import near_first
 
 MAX_GROUPS = 1_000
@@ -40,6 +42,8 @@ class Group:
         where the group is skipped.
     dropped
         Levels that no cell of the group has, by factor.
+    inflation
+        Design of the zero inflation on the strata, which then share its rows too; None without.
     """
 
     name: str | None
@@ -51,6 +55,7 @@ class Group:
     stratum: np.ndarray | None = None
     first: np.ndarray | None = None
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    inflation: Inflation | None = None
 
     @property
     def used(self) -> np.ndarray:
@@ -60,12 +65,17 @@ class Group:
     def skip(self, reason: str) -> None:
         """Take the group out of the run, and say so."""
         self.reason = " ".join(reason.split())
-        self.design = self.frame = self.stratum = self.first = None
+        self.design = self.frame = self.stratum = self.first = self.inflation = None
         logg.warning(f"group {self.name!r} is skipped: {self.reason}")
 
 
 def prepare_groups(
-    parsed: Formula, obs: pd.DataFrame, groupby: str | None, na_action: str, min_donors: int
+    parsed: Formula,
+    obs: pd.DataFrame,
+    groupby: str | None,
+    na_action: str,
+    min_donors: int,
+    zi: Formula | None = None,
 ) -> list[Group]:
     """Code the formula on the cells of every group.
 
@@ -81,6 +91,8 @@ def prepare_groups(
         "raise" or "drop": what to do with missing values, in `groupby` too.
     min_donors
         Groups with fewer levels of the first grouping factor are skipped.
+    zi
+        Formula of the zero inflation.
 
     Raises
     ------
@@ -90,9 +102,9 @@ def prepare_groups(
     """
     if groupby is None:
         group = Group(None, np.arange(len(obs)))
-        _code(group, parsed, obs, na_action)
+        _code(group, parsed, obs, na_action, zi)
         return [group]
-    columns = formula_columns(parsed)
+    columns = dict.fromkeys([*formula_columns(parsed), *(formula_columns(zi) if zi else ())])
     groups = _split(obs, groupby, columns, na_action)
     grouped = np.zeros(len(obs), bool)
     grouped[np.concatenate([group.rows for group in groups])] = True
@@ -104,7 +116,7 @@ def prepare_groups(
     except DesignError:
         factors, references = {}, {}  # each group has its own reason
     for group in groups:
-        _prepare(group, parsed, obs.iloc[group.rows], na_action, min_donors, factors, references)
+        _prepare(group, parsed, obs.iloc[group.rows], na_action, min_donors, factors, references, zi)
     check_some_fitted(groups, groupby)
     return groups
 
@@ -127,7 +139,7 @@ def check_some_fitted(groups: list[Group], groupby: str | None) -> None:
     raise ValueError(msg)
 
 
-def _split(obs: pd.DataFrame, groupby: str, columns: tuple[str, ...], na_action: str) -> list[Group]:
+def _split(obs: pd.DataFrame, groupby: str, columns: Collection[str], na_action: str) -> list[Group]:
     """Cells of every group, in the order of the categories (text sorted); groups without cells are no groups."""
     if not isinstance(groupby, str):
         msg = f"groupby must be the name of one column of `adata.obs`, not {groupby!r} ({type(groupby).__name__})."
@@ -193,6 +205,7 @@ def _prepare(
     min_donors: int,
     factors: dict[str, list[str]],
     references: dict[str, str],
+    zi: Formula | None,
 ) -> None:
     """Code the formula on one group, or skip it."""
     if parsed.random:
@@ -201,7 +214,7 @@ def _prepare(
         if _has_few_donors(group, parsed, min_donors):
             return
     try:
-        _code(group, parsed, obs, na_action)
+        _code(group, parsed, obs, na_action, zi)
     except DesignError as error:
         group.skip(str(error))
         return
@@ -242,11 +255,20 @@ def spell_levels(levels: dict[str, list[str]]) -> str:
     return "; ".join(f"{name}: {', '.join(each)}" for name, each in levels.items())
 
 
-def _code(group: Group, parsed: Formula, obs: pd.DataFrame, na_action: str) -> None:
-    """Code the formula on the cells of a group, and check that its variances can be estimated."""
+def _code(group: Group, parsed: Formula, obs: pd.DataFrame, na_action: str, zi: Formula | None = None) -> None:
+    """Code the formulas on the cells of a group, and check that its variances can be estimated."""
+    if zi is not None:
+        # Both designs want the same cells: those that one of them cannot use are no cells of the group.
+        needed = dict.fromkeys([*formula_columns(parsed), *formula_columns(zi)])
+        kept = rows_without_missing({name: get_column(obs, name) for name in needed}, len(obs), na_action)
+        if not kept.all():
+            group.rows, obs = group.rows[kept], obs[kept]
     design = build_design(parsed, obs, na_action=na_action)
-    stratum, first = strata_of(design)
-    frame = make_frame(design, first, np.bincount(stratum))
+    zi_design = None if zi is None else build_design(zi, obs)
+    stratum, first = strata_of(design, [] if zi_design is None else list(zi_design.X.T))
+    n_cells = np.bincount(stratum)
+    frame = make_frame(design, first, n_cells)
+    group.inflation = None if zi_design is None else make_inflation(zi_design, first, n_cells)
     for term, effect in enumerate(design.formula.random):
         if levels_to_spare(frame, term) <= 0:
             raise DesignError(_no_levels_left(design, frame, term, str(effect)))

@@ -12,7 +12,7 @@ from scglmm.inference.varpart import COUNT_NOISE, RESIDUALS, log_mean_exp
 from scglmm.results.names import check_distinct
 
 from ._groups import spell_levels
-from ._table import random_sources, variance_names
+from ._table import inflation_names, random_sources, variance_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,11 +37,11 @@ def check_names(groups: list[Group]) -> None:
         Two of them would share a column.
     """
     names = None if groups[0].name is None else [group.name for group in groups]
-    designs, frames = [group.design for group in groups], [group.frame for group in groups]
+    designs = [group.design for group in groups]
     for listed in (
         [design.columns for design in designs],
         [[*(term.name for term in d.terms), *random_sources(d), COUNT_NOISE, RESIDUALS] for d in designs],
-        [[name for name, *_ in variance_names(frame)] for frame in frames],
+        [[name for name, *_ in variance_names(group.frame)] + inflation_names(group.inflation) for group in groups],
     ):
         check_distinct(_union(listed), names)
 
@@ -66,7 +66,7 @@ def describe_run(
     info = {
         "formula": formula,
         "method": options.method,
-        "family": "nbinom2",
+        "family": options.family,
         "offset": run.offset_name,
         "varpart_method": options.varpart_method,
         "references": {name: level for design in designs for name, level in design.references.items()},
@@ -82,6 +82,10 @@ def describe_run(
         "versions": {name: version(name) for name in PACKAGES},
         "params": _params(designs[0], options),
     }
+    if options.inflation is not None:
+        info["ziformula"] = options.ziformula
+    if options.n_quad > 1:
+        info["n_quad"] = int(options.n_quad)
     if options.groupby is None:
         info["log_mean_exposure"] = log_mean_exp(run.offsets[0])
     else:

@@ -18,14 +18,14 @@ from scglmm.inference.lrt import SAME, Comparison, compare
 from scglmm.inference.varpart import log_mean_exp
 from scglmm.inference.wald import benjamini_hochberg
 from scglmm.results.names import storable
-from scglmm.results.read import StoredResult, read_result
+from scglmm.results.read import StoredResult, has_inflation, read_result
 from scglmm.results.table import NOT_SELECTED, STATUSES
 from scglmm.results.writable import writable
 from scglmm.results.write import assign, check_target, own
 
 from ._counts import Source, check_counts, find_counts
 from ._nbmm import TABLE_BYTES
-from ._prepare import tolerance
+from ._prepare import singularity, tolerance
 from ._table import TOO_FEW_COUNTS
 from ._workers import effective_jobs, progress_bar
 
@@ -49,7 +49,8 @@ def lrt(
 ) -> AnnData | None:
     r"""Likelihood ratio test of the model of a result against a smaller one, for every gene.
 
-    Both models are fitted by maximum likelihood to the same counts and cells, whatever the method of the result. Under
+    Both models are fitted by maximum likelihood to the same counts and cells, whatever the method of the result, by
+    Laplace's approximation and with the family of the result. Under
     the smaller model, with d parameters less, twice the difference of the log-likelihoods is
 
     * :math:`\chi^2_d` where fixed effects (or covariances) are left out,
@@ -95,7 +96,7 @@ def lrt(
         There is no such result, or its entry in `adata.uns` is gone.
     ValueError
         The formula cannot be read, the models are not nested or have different offsets, the cells or counts are not
-        those of the result, or the result has groups.
+        those of the result, or the result has groups, zero inflation or ``n_quad`` above 1.
 
     Examples
     --------
@@ -129,6 +130,7 @@ def lrt(
         "formula": str(entry["formula"]),
         "reduced_formula": reduced,
         "source": result.key,
+        "family": model.family,
         "distribution": model.comparison.distribution,
         "df": model.comparison.df,
         "n_variances": model.comparison.n_variances,
@@ -165,6 +167,14 @@ def _check_result(
         raise KeyError(msg)
     if "source" in entry:
         msg = f"{result.key!r} holds contrasts of the result {entry['source']!r}: give key={entry['source']!r}."
+        raise ValueError(msg)
+    inflated = has_inflation(adata, result.key)
+    if inflated or int(entry.get("n_quad", 1)) > 1:
+        what = "zero inflation" if inflated else f"quadrature (n_quad={int(entry['n_quad'])})"
+        msg = (
+            f"The result {result.key!r} was fitted with {what}, which this test does not know: fit both models of a "
+            "gene by `scglmm.glmm` and compare them by `scglmm.lrt`, or test a result without it."
+        )
         raise ValueError(msg)
     if result.groups is not None:
         msg = (
@@ -206,7 +216,8 @@ class _Models:
         self._check_counts(result, summary)
         # The smaller model on the strata of the larger: the same nodes, so that what interpolation errs by cancels.
         stratum, first = strata_of(self.full)
-        self.nodes: Nodes = make_nodes(stratum, offset, tolerance(summary))
+        self.family = str(entry.get("family", "nbinom2"))
+        self.nodes: Nodes = make_nodes(stratum, offset, tolerance(summary), singularity=singularity(self.family))
         self.frames: list[Frame] = [make_frame(design, first, self.nodes.n_cells) for design in (self.full, smaller)]
 
     def _offset(self, summary: Summary, entry: Mapping[str, Any], key: str) -> np.ndarray:
@@ -244,7 +255,7 @@ class _Models:
                     self.nodes,
                     frame,
                     source.columns[positions],
-                    Options(method="ml", null=False, limit=True),
+                    Options(method="ml", null=False, limit=True, family=self.family),
                     n_jobs=n_jobs,
                     max_bytes=TABLE_BYTES,
                     progress=bar.update,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scglmm.inference.genes import GeneFits
 
     from ._groups import Group
+    from ._options import RunOptions
     from ._prepare import Run
 
 TREND_POINTS = 50
@@ -27,7 +28,7 @@ EDGES = {
 }
 
 
-def check_moderation(run: Run, moderate: bool | None, method: str) -> None:
+def check_moderation(run: Run, options: RunOptions) -> None:
     """Check that a run that was asked to be moderated can be.
 
     Raises
@@ -35,10 +36,14 @@ def check_moderation(run: Run, moderate: bool | None, method: str) -> None:
     ValueError
         No group of cells can.
     """
-    if not moderate:
+    if not options.moderate:
         return
     reasons = [
-        why_not_moderated(group.frame, int(able.sum()), moderate, method)
+        why_not_moderated(
+            *(group.frame, int(able.sum()), options.moderate, options.method),
+            family=options.family,
+            inflated=group.inflation is not None,
+        )
         for group, able in zip(run.fitted, run.testable, strict=True)
     ]
     if not all(reasons):

@@ -39,6 +39,9 @@ def nbmm(
     padj_across: bool = False,
     min_donors: int = 3,
     method: str = "reml",
+    family: str = "nbinom2",
+    ziformula: str | None = None,
+    n_quad: int = 1,
     moderate: bool | None = None,
     min_cells: int = 10,
     na_action: str = "raise",
@@ -79,11 +82,21 @@ def nbmm(
         `"reml"`: REML and t tests with Satterthwaite's degrees of freedom, containment degrees of freedom where the
         variance that carries the coefficient is estimated at 0. `"ml"`: maximum likelihood and Wald z tests, as glmmTMB
         does, which reject too often with few donors.
+    family
+        `"nbinom2"`, or `"poisson"`: variance :math:`\mu`, no theta. The variance of single-cell counts is nearly always
+        larger, and Poisson tests of effects within donors reject far too often then.
+    ziformula
+        Zero inflation: fixed effects of the logit of the probability of a structural zero, ``"~ 1"`` or ``"~ x"``. None
+        for none. Counts of unique molecules seldom have more zeros than the negative binomial gives them.
+    n_quad
+        Points of adaptive Gauss–Hermite quadrature over the random effect of each level; 1 is Laplace. More than one
+        needs ``method="ml"`` and one random term of one column, such as `(1|donor)`.
     moderate
         Borrow information across genes (REML only): the variances of the random effects are integrated out under a
         prior estimated from all genes instead of being plugged in. Tests hold their level with few donors, and find
-        more. None (default) does so wherever it can be done: at least 200 genes to fit and one to three random terms
-        of one column each. False gives the REML estimates of each gene alone, those of glmmTMB.
+        more. None (default) does so wherever it can be done: at least 200 genes to fit, one to three random terms
+        of one column each, the negative binomial family and no zero inflation. False gives the REML estimates of each
+        gene alone, those of glmmTMB.
     min_cells
         Genes with counts in fewer cells are not fitted (status `too_few_counts`).
     na_action
@@ -106,12 +119,16 @@ def nbmm(
         (inf for z), p-value, p-value adjusted over the genes tested (Benjamini and Hochberg 1995).
     ``adata.varm["nbmm_varpart"]``
         DataFrame, genes × (fixed terms, random terms, CountNoise, Residuals): fractions of variance, rows sum to 1.
+        Residuals are 0 for the Poisson family. NaN with zero inflation, for whose zeros these fractions have no place.
     ``adata.varm["nbmm_fit"]``
-        DataFrame: theta, variances of the random effects (and, moderated, their posterior means), log-likelihood,
-        mean count, numbers of cells and donors with counts, the record of the search, and `status`: `ok`; `singular`
-        (a variance is estimated at 0); `poisson_limit` (theta at infinity); `separated` (a coefficient would be
-        infinite, for instance because the gene is absent in one condition); `too_few_counts`; `not_converged`;
-        `not_selected`.
+        DataFrame: theta (inf for the Poisson family), variances of the random effects (and, moderated, their posterior
+        means), coefficients of the zero inflation with their standard errors (``zi[(Intercept)]``,
+        ``zi_se[(Intercept)]``, logit), log-likelihood, mean count, numbers of cells and donors with counts, the record
+        of the search, and `status`: `ok`; `singular` (a variance is estimated at 0); `poisson_limit` (theta at
+        infinity); `zi_boundary` (a zero-inflation probability below 1e-4 or a standard error of its logit above 5: the
+        zero inflation cannot be told from none and its coefficients not be tested, everything else is valid);
+        `separated` (a coefficient would be infinite, for instance because the gene is absent in one condition);
+        `too_few_counts`; `not_converged`; `not_selected`.
     ``adata.varm["nbmm_vcov"]``
         Array, genes × p(p+1)/2: covariance of the coefficients, lower triangle by rows.
     ``adata.varm["nbmm_dvcov"]``
@@ -153,18 +170,20 @@ def nbmm(
     (5, 10)
     """
     options = RunOptions(
-        layer, use_raw, groupby, padj_across, min_donors, method, min_cells, na_action, varpart_method, moderate
+        *(layer, use_raw, groupby, padj_across, min_donors, method, min_cells, na_action, varpart_method, moderate),
+        *(family, ziformula, n_quad),
     )
     check_arguments(adata, formula, options, n_jobs, copy)
     if copy:
         adata = adata.copy()
     check_target(adata, key_added)
     run = prepare_run(adata, formula, options, mask_var)
-    check_moderation(run, moderate, method)
+    check_moderation(run, options)
     _advise(run, adata.obs)
     nodes = run.place_nodes()
     start = logg.info(_announce(formula, run, nodes))
-    fits = _fit(run, nodes, Options(method=method, moderate=moderate), effective_jobs(n_jobs))
+    how = Options(method=method, moderate=moderate, family=family, n_quad=int(n_quad))
+    fits = _fit(run, nodes, how, effective_jobs(n_jobs))
     tables = make_tables(adata.var_names, run, fits, options)
     info = describe_run(formula, options, run, nodes, tables)
     info["moderation"] = describe_moderation(run, fits)
@@ -208,4 +227,5 @@ def _fit(run: Run, nodes: list[Nodes], how: Options, n_jobs: int) -> list[GeneFi
             n_jobs=n_jobs,
             max_bytes=TABLE_BYTES,
             progress=bar.update,
+            inflations=[group.inflation for group in run.fitted],
         )

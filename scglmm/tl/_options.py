@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scglmm.formula import Formula, parse_formula
+from scglmm.formula import Design, Formula, parse_formula, parse_inflation
 from scglmm.inference.varpart import METHODS as VARPART_METHODS
 from scglmm.results.names import near_first
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ._counts import Source
 
 METHODS = ("reml", "ml")
+FAMILIES = ("nbinom2", "poisson")
+MAX_QUAD = 100
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,19 @@ class RunOptions:
     na_action: str = "raise"
     varpart_method: str = "trigamma"
     moderate: bool | None = None
+    family: str = "nbinom2"
+    ziformula: str | None = None
+    n_quad: int = 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model is the negative binomial by Laplace's approximation, without zero inflation."""
+        return self.family == "nbinom2" and self.inflation is None and self.n_quad == 1
+
+    @property
+    def inflation(self) -> Formula | None:
+        """The formula of the zero inflation, parsed."""
+        return parse_inflation(self.ziformula)
 
 
 def check_arguments(adata: Any, formula: Any, options: RunOptions, n_jobs: int | None, copy: bool) -> None:
@@ -54,13 +69,21 @@ def check_arguments(adata: Any, formula: Any, options: RunOptions, n_jobs: int |
     if not isinstance(formula, str):
         msg = f"The formula must be a string such as '~ Dx + (1|SubID)', not {type(formula).__name__}."
         raise TypeError(msg)
+    if options.family == "gaussian":
+        msg = (
+            "family='gaussian' is no model of counts, which is what genes have here: use 'nbinom2' or 'poisson'. "
+            "`scglmm.glmm` fits Gaussian models to one response."
+        )
+        raise ValueError(msg)
     for name, value, valid in (
+        ("family", options.family, FAMILIES),
         ("method", options.method, METHODS),
         ("varpart_method", options.varpart_method, VARPART_METHODS),
     ):
         if value not in valid:
             msg = f"{name}={value!r} is not one of {', '.join(map(repr, valid))}."
             raise ValueError(msg)
+    _check_inflation_and_quadrature(options)
     for name, value in (("min_cells", options.min_cells), ("min_donors", options.min_donors)):
         if not isinstance(value, int | np.integer) or value < 0:
             msg = f"{name} must be a whole number, 0 or more, not {value!r}."
@@ -85,6 +108,42 @@ def check_arguments(adata: Any, formula: Any, options: RunOptions, n_jobs: int |
             "copy=True would read a backed AnnData into memory: write into it (copy=False), or use `adata.to_memory()`."
         )
         raise ValueError(msg)
+
+
+def _check_inflation_and_quadrature(options: RunOptions) -> None:
+    if options.ziformula is not None and not isinstance(options.ziformula, str):
+        msg = f"ziformula must be a string such as '~ 1', or None, not {type(options.ziformula).__name__}."
+        raise TypeError(msg)
+    parse_inflation(options.ziformula)
+    n_quad = options.n_quad
+    if isinstance(n_quad, bool) or not isinstance(n_quad, int | np.integer) or not 1 <= n_quad <= MAX_QUAD:
+        msg = f"n_quad must be a whole number from 1 (Laplace) to {MAX_QUAD}, not {n_quad!r}."
+        raise ValueError(msg)
+    if n_quad > 1 and options.method != "ml":
+        msg = (
+            f"n_quad={n_quad} goes with maximum likelihood only: use method='ml', or n_quad=1 (Laplace, the default) "
+            "with method='reml'."
+        )
+        raise ValueError(msg)
+
+
+def check_quadrature(design: Design, n_quad: int) -> None:
+    """Check that the random effects are such that quadrature can be done.
+
+    Raises
+    ------
+    ValueError
+        There is not one random term with one column.
+    """
+    random = design.random
+    if n_quad == 1 or (len(random) == 1 and len(random[0].columns) == 1):
+        return
+    terms = " + ".join(map(str, design.formula.random)) or "none"
+    msg = (
+        f"n_quad={n_quad} needs one random term with one effect, such as (1|donor); the formula has {terms}. Use "
+        "n_quad=1 (Laplace)."
+    )
+    raise ValueError(msg)
 
 
 def parse_right_side(formula: str) -> Formula:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,19 +165,21 @@ def _expected_seconds(run: Run, parts: list[Part], options: RunOptions, n_jobs: 
     order = np.lexsort((totals, [k for k, _ in pairs]))
     chosen = order[np.unique(np.linspace(0, len(pairs) - 1, min(trial, len(pairs))).astype(int))]
     few = [
-        Part(part.rows, part.nodes, part.genes[[pairs[i][1] for i in chosen if pairs[i][0] == k]])
+        replace(part, genes=part.genes[[pairs[i][1] for i in chosen if pairs[i][0] == k]])
         for k, part in enumerate(parts)
     ]
     used = [k for k, part in enumerate(few) if part.genes.size]
     few, frames = [few[k] for k in used], [run.fitted[k].frame for k in used]
+    inflations = [run.fitted[k].inflation for k in used]
+    how = Options(method=options.method, family=options.family, n_quad=int(options.n_quad))
 
     def fit(parts: list[Part]) -> float:
         """Seconds of the processor, whatever else the machine is doing."""
         begin = time.process_time()
-        fit_parts(run.source.matrix, parts, frames, Options(method=options.method), n_jobs=1, max_bytes=np.inf)
+        fit_parts(run.source.matrix, parts, frames, how, n_jobs=1, max_bytes=np.inf, inflations=inflations)
         return time.process_time() - begin
 
-    one_each = [Part(part.rows, part.nodes, part.genes[:1]) for part in few]
+    one_each = [replace(part, genes=part.genes[:1]) for part in few]
     fit(one_each)  # compiles
     begin = time.perf_counter()
     accumulate_parts(run.source.matrix, few)
@@ -192,7 +194,7 @@ def _expected_seconds(run: Run, parts: list[Part], options: RunOptions, n_jobs: 
 
 def _memory(run: Run, parts: list[Part]) -> int:
     """Add up the arrays that a run holds at once."""
-    tables = min(_nbmm.TABLE_BYTES, sum(part.genes.size * gene_bytes(part.nodes) for part in parts))
+    tables = min(_nbmm.TABLE_BYTES, sum(part.genes.size * gene_bytes(part.nodes, part.presence) for part in parts))
     cells = sum(group.design.X.nbytes + 6 * 8 * part.rows.size for group, part in zip(run.fitted, parts, strict=True))
     sums = 2 * 8 * len(run.fitted) * run.source.matrix.shape[1]
     # estimates and their covariances, once as fits and once as tables

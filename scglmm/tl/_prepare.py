@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scanpy import logging as logg
 
-from scglmm.compression.nodes import Nodes, make_nodes
+from scglmm.compression.nodes import ZERO_INFLATED, Nodes, make_nodes
 from scglmm.compression.tables import Part
 
 from ._counts import Source, check_counts, find_counts
 from ._groups import Group, check_some_fitted, prepare_groups
 from ._info import check_names
-from ._options import RunOptions, genes_in_matrix, parse_right_side, selected_genes
+from ._options import RunOptions, check_quadrature, genes_in_matrix, parse_right_side, selected_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,6 +46,8 @@ class Run:
         genes it fits.
     offset_name
         What the offset is.
+    family
+        `"nbinom2"` or `"poisson"`.
     """
 
     groups: list[Group]
@@ -56,6 +58,7 @@ class Run:
     offsets: list[np.ndarray]
     testable: list[np.ndarray]
     offset_name: str
+    family: str = "nbinom2"
 
     @property
     def n_fits(self) -> int:
@@ -65,14 +68,19 @@ class Run:
     def place_nodes(self) -> list[Nodes]:
         """Place the nodes of every group."""
         return [
-            make_nodes(group.stratum, offset, tolerance(summary))
+            make_nodes(
+                group.stratum,
+                offset,
+                tolerance(summary),
+                singularity=singularity(self.family, group.inflation is not None),
+            )
             for group, offset, summary in zip(self.fitted, self.offsets, self.summaries, strict=True)
         ]
 
     def parts(self, nodes: list[Nodes]) -> list[Part]:
         """Cells and columns of the matrix that every group fits."""
         return [
-            Part(group.used, each, self.source.columns[self.positions[able]])
+            Part(group.used, each, self.source.columns[self.positions[able]], group.inflation is not None)
             for group, each, able in zip(self.fitted, nodes, self.testable, strict=True)
         ]
 
@@ -86,11 +94,14 @@ def prepare_run(adata: AnnData, formula: str, options: RunOptions, mask_var: Any
         As :func:`scglmm.tl.nbmm`.
     """
     parsed = parse_right_side(formula)
-    groups = prepare_groups(parsed, adata.obs, options.groupby, options.na_action, options.min_donors)
+    groups = prepare_groups(
+        parsed, adata.obs, options.groupby, options.na_action, options.min_donors, options.inflation
+    )
     selected = selected_genes(adata, mask_var)
     source = find_counts(adata, options.layer, options.use_raw)
     positions = np.flatnonzero(genes_in_matrix(selected, source))
     fitted = [group for group in groups if not group.reason]
+    check_quadrature(fitted[0].design, options.n_quad)
     check_names(fitted)
     summaries = _sum_counts(adata, source, fitted)
     offsets, offset_name = _offsets(adata, fitted, summaries, source)
@@ -105,7 +116,7 @@ def prepare_run(adata: AnnData, formula: str, options: RunOptions, mask_var: Any
         fitted, summaries, offsets, testable = (
             [each[k] for k in kept] for each in (fitted, summaries, offsets, testable)
         )
-    return Run(groups, fitted, source, positions, summaries, offsets, testable, offset_name)
+    return Run(groups, fitted, source, positions, summaries, offsets, testable, offset_name, options.family)
 
 
 def _sum_counts(adata: AnnData, source: Source, groups: list[Group]) -> list[Summary]:
@@ -142,6 +153,13 @@ def _offsets(
         msg = f"The offset is the total count over only {n_genes} genes, which is hardly a library size: {advice}."
         warnings.warn(msg, UserWarning, stacklevel=4)
     return [np.log(total) for total in totals], "log(total count)"
+
+
+def singularity(family: str, inflated: bool = False) -> float:
+    """Where the functions that are interpolated are singular, see `scglmm.compression.nodes.n_nodes`."""
+    if inflated:
+        return ZERO_INFLATED
+    return np.inf if family == "poisson" else np.pi
 
 
 def tolerance(summary: Summary) -> float:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scglmm.formula import Design
     from scglmm.inference.frame import Frame
     from scglmm.inference.genes import GeneFits
+    from scglmm.inference.inflation import Inflation
 
     from ._counts import Source
     from ._options import RunOptions
@@ -42,6 +43,7 @@ def make_tables(
             run.summaries[k],
             run.source,
             options.varpart_method,
+            group.inflation,
         )
     if options.padj_across:
         adjust_across(list(tables.values()))
@@ -59,6 +61,7 @@ def make_table(
     summary: Summary,
     source: Source,
     varpart_method: str,
+    inflation: Inflation | None = None,
 ) -> GeneTable:
     """Arrange the fits by gene.
 
@@ -78,6 +81,8 @@ def make_table(
         Sums of the counts, and which column of the matrix a gene is.
     varpart_method
         See `scglmm.inference.varpart`.
+    inflation
+        The zero inflation, if there is one.
     """
     n, p = positions.size, len(design.columns)
 
@@ -105,6 +110,8 @@ def make_table(
     if fits.prior is not None:
         for name, values in _moderated_columns(frame, fits).items():
             fit[name] = spread(values)
+    for name, values in _inflation_columns(inflation, fits).items():
+        fit[name] = spread(values)
     fit["loglik"] = spread(fits.column("loglik"))
     fit["mean"] = summary.gene_total[columns] / frame.n_total
     fit["n_cells"] = summary.gene_cells[columns]
@@ -169,6 +176,20 @@ def _moderated_columns(frame: Frame, fits: GeneFits) -> dict[str, np.ndarray]:
     values = np.array([missing if fit.moderated is None else fit.moderated for fit in fits.fits])
     names = [name for name, *_ in variance_names(frame)]
     return {f"moderated_{name}": column for name, column in zip(names, values.T, strict=True)}
+
+
+def inflation_names(inflation: Inflation | None) -> list[str]:
+    """Names of the columns of a zero inflation: estimates, then standard errors."""
+    columns = [] if inflation is None else inflation.columns
+    return [f"{what}[{name}]" for what in ("zi", "zi_se") for name in columns]
+
+
+def _inflation_columns(inflation: Inflation | None, fits: GeneFits) -> dict[str, np.ndarray]:
+    names = inflation_names(inflation)
+    if not names:
+        return {}
+    values = np.array([np.concatenate([fit.zi_beta, fit.zi_se]) for fit in fits.fits]).reshape(-1, len(names))
+    return dict(zip(names, values.T, strict=True))
 
 
 def _variance_columns(frame: Frame, fits: GeneFits) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scglmm.inference.varpart import COUNT_NOISE, METHODS, RESIDUALS, fractions
 from scglmm.results.names import compose
-from scglmm.results.read import read_result
+from scglmm.results.read import has_inflation, read_result
 from scglmm.results.write import assign, check_target, own
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
         Name of the result.
     method
         Distribution-specific variance D of NB2 with mean count lambda: `"trigamma"`, psi1(1/(1/lambda + 1/theta));
-        `"lognormal"`, log(1 + 1/lambda + 1/theta); `"delta"`, 1/lambda + 1/theta.
+        `"lognormal"`, log(1 + 1/lambda + 1/theta); `"delta"`, 1/lambda + 1/theta. For the Poisson family
+        1/theta = 0, and so is D_inf.
 
     Returns
     -------
@@ -44,7 +45,7 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
     KeyError
         There is no result of that name, or its entry in `adata.uns` is gone.
     ValueError
-        The method is not known, or `adata` is a view of a backed object.
+        The method is not known, the result has zero inflation, or `adata` is a view of a backed object.
 
     Examples
     --------
@@ -63,6 +64,12 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
     if result.key not in adata.uns:
         msg = f"`adata.uns` has no entry {result.key!r}, which knows the offset of the run: run `scglmm.tl.nbmm` again."
         raise KeyError(msg)
+    if has_inflation(adata, result.key):
+        msg = (
+            f"The result {key!r} has zero inflation ({adata.uns[result.key]['ziformula']}): variance fractions are not "
+            "defined for it. Run `scglmm.tl.nbmm` without ziformula under another key_added."
+        )
+        raise ValueError(msg)
     result.table("varpart", result.fitted_groups[0])  # fails for a result without variance fractions
     old = pd.DataFrame(adata.varm[f"{result.key}_varpart"])
     new = old.copy()

@@ -62,7 +62,18 @@ def test_all_options(counts, h5ad, run, tmp_path):
     done = run(
         *["nbmm", h5ad, formula, "--out", out, "-q", "--key-added", "mine", "--layer", "umi", "--mask-var", "some"],
         *["--groupby", "type", "--padj-across", "--min-donors", 2, "--method", "ml", "--min-cells", 5],
-        *["--na-action", "drop", "--varpart-method", "delta"],
+        *[
+            "--na-action",
+            "drop",
+            "--varpart-method",
+            "delta",
+            "--family",
+            "poisson",
+            "--n-quad",
+            3,
+            "--ziformula",
+            "~ 1",
+        ],
     )
     assert done.exit_code == 0, done.stderr
     assert done.stderr == ""
@@ -78,6 +89,9 @@ def test_all_options(counts, h5ad, run, tmp_path):
         min_cells=5,
         na_action="drop",
         varpart_method="delta",
+        family="poisson",
+        n_quad=3,
+        ziformula="~ 1",
     )
     assert_same_result(ad.read_h5ad(out), counts, "mine")
     assert run("nbmm", h5ad, FORMULA, "--use-raw", "--csv", tmp_path / "a.csv").exit_code == 0

@@ -282,3 +282,19 @@ def test_several_parts_in_one_pass(form, n_jobs):
     together = accumulate_parts(matrix, parts, n_jobs)
     for part, table in zip(parts, together, strict=True):
         assert_same(table, accumulate(matrix, part.rows, part.nodes, part.genes))
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "dense"])
+def test_presence(form):
+    """The table of the indicator of a count, which nobody pays for who does not want it."""
+    dense, nodes = cells()
+    matrix = canonical(FORMS[form](dense))
+    part = Part(np.arange(N_CELLS), nodes, np.arange(N_GENES))
+    plain, both = accumulate_parts(matrix, [part, Part(part.rows, nodes, part.genes, presence=True)], 2)
+    assert plain.presence is None
+    np.testing.assert_array_equal(plain.values, both.values)
+    ones = Tables(both.genes, both.presence, both.histogram, {})
+    np.testing.assert_allclose(as_matrix(ones, nodes), dense_basis(nodes).T @ (dense > 0), atol=1e-10)
+    taken = both.take(nodes.grid, 2, 5)
+    expected = as_matrix(ones, nodes)[:, 2:5]
+    np.testing.assert_array_equal(as_matrix(Tables(taken.genes, taken.presence, taken.histogram, {}), nodes), expected)
