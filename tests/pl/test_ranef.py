@@ -143,7 +143,7 @@ def test_errors(paired, arguments, error, message):
 def test_other_families(small):
     adata = small.copy()
     adata.uns["nbmm"]["family"] = "zinb"
-    with pytest.raises(ValueError, match="for the family nbinom2 by .* only; this result has zinb"):
+    with pytest.raises(ValueError, match=r"for the family nbinom2 by .* only; this result has zinb"):
         scglmm.pl.ranef(adata, "GENE2")
     scglmm.pl.donors(adata, "GENE2", show=False)
 

@@ -53,7 +53,7 @@ def test_glmmtmb(kang18, model, method, monkeypatch):
     expected = pd.read_csv(FROZEN)
     expected = expected[(expected["model"] == model) & (expected["REML"] == (method == "reml"))].set_index("gene")
     adata = kang18[:, list(expected.index)].copy()
-    monkeypatch.setattr("scglmm.tl._nbmm.Options", lambda method, moderate: Options(method=method, adjust_se=True))
+    monkeypatch.setattr("scglmm.tl._nbmm.Options", lambda method, **_: Options(method=method, adjust_se=True))
     scglmm.tl.nbmm(adata, f"~ offset(log(total)) + {MODELS[model]}", method=method)
     coef, se, fit = (adata.varm[f"nbmm_{name}"] for name in ("coef", "se", "fit"))
 
