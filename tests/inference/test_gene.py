@@ -97,8 +97,8 @@ def test_statuses():
 
 def test_a_search_that_fails(monkeypatch):
     cells = models.simulate("slope", seed=0)
-    fit = gene.fit
-    monkeypatch.setattr(gene, "fit", lambda *args, **kwargs: replace(fit(*args, **kwargs), status=FAILED))
+    fit = gene.fit_from_starts
+    monkeypatch.setattr(gene, "fit_from_starts", lambda *args, **kwargs: replace(fit(*args, **kwargs), status=FAILED))
     fitted = fit_cells(cells)
     assert fitted.status == "not_converged"
     for name in ("beta", "se", "df", "vcov", "theta", "loglik", "var_linpred", "null_intercept", "null_var"):
