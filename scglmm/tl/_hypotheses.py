@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from scglmm.formula.combination import parse_combination
 from scglmm.inference.contrasts import independent_rows
 from scglmm.results.names import INTERCEPTS, check_distinct, field, readable, storable
 from scglmm.results.read import StoredResult
-
-from ._expression import parse_combination
 
 Row = dict[str, float]
 
