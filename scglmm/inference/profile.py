@@ -22,7 +22,7 @@ from .compressed import compress
 if TYPE_CHECKING:
     from scglmm.formula import Design
 
-    from .response import ResponseFit
+    from .response_fit import ResponseFit
 
 FLAT = 0.05  # where searches begin that ended at a variance of 0, in the engine's units
 FAILS = 1e10  # stands for the criterion where it cannot be computed
