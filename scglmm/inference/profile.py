@@ -86,7 +86,7 @@ class Profile:
         par, gradient = start.copy(), np.empty(start.size)
         scale = np.full(start.size, 1.0)
         if row.size:
-            scale[row] = 1.0 / max(np.linalg.norm(start[row]), FLAT)
+            scale[row] = 1.0 / max(float(np.linalg.norm(start[row])), FLAT)
 
         def criterion(x: np.ndarray) -> tuple[float, np.ndarray]:
             par[free] = x

@@ -153,7 +153,7 @@ class _Reader:
         if not isinstance(weight, Real | np.bool_):
             msg = f"A weight of the contrast {name!r} is {weight!r} ({type(weight).__name__}): weights are numbers."
             raise TypeError(msg)
-        if not np.isfinite(weight):
+        if not np.isfinite(float(weight)):
             msg = f"A weight of the contrast {name!r} is {weight}: weights are finite."
             raise ValueError(msg)
         return float(weight)
