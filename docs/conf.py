@@ -20,7 +20,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 ONLINE = os.environ.get("READTHEDOCS") == "True"
 
-# ---------------------------------------------------------------------------------------------------------- the project
+# --------------------------------------------------------------------------------------------------------- the project
 
 info = metadata("scglmm")
 project = info["Name"]
@@ -88,7 +88,7 @@ if not ONLINE:
         (r"py:.*", r"(AnnData|DataFrame|Series|Axes|Figure|Mapping|Sequence|Iterable)"),
     ]
 
-# ---------------------------------------------------------------------------------------------------------- how it looks
+# -------------------------------------------------------------------------------------------------------- how it looks
 
 html_theme = "sphinx_book_theme"
 html_title = f"scglmm {release}"
@@ -103,7 +103,7 @@ html_css_files = ["scglmm.css"]
 html_copy_source = False
 html_show_sourcelink = False
 
-# ----------------------------------------------------------------------------------- what is kept outside of this folder
+# ---------------------------------------------------------------------------------- what is kept outside of this folder
 
 NOTEBOOKS = DOCS / "tutorials"
 TITLES = {"calibration/bias": "Calibration: low counts", "calibration/composition": "Calibration: composition"}
@@ -162,7 +162,7 @@ def read_source(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = f"# {TITLES[name]}\n\n{source[0]}"
 
 
-# ------------------------------------------------------------------------------------------------------------ docstrings
+# ----------------------------------------------------------------------------------------------------------- docstrings
 
 
 def parse_returns_as_text(self: NumpyDocstring, section: str) -> list[str]:

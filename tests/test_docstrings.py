@@ -1,4 +1,4 @@
-"""Every public function, method and class has an example in its docstring, all examples run, every parameter is explained.
+"""Every public function, method and class has an example in its docstring that runs, and explains its parameters.
 
 Public is what is in ``__all__`` of the package and of its public modules, and the methods of the classes among that.
 """

@@ -97,7 +97,7 @@ class GLMMResult:
 
     @property
     def singular(self) -> bool:
-        """Whether a covariance matrix of random effects is singular, with a variance of 0 or a correlation of -1 or 1."""
+        """Whether a covariance matrix of random effects has a variance of 0 or a correlation of -1 or 1."""
         return any(self.estimates.singular)
 
     @property
