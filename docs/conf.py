@@ -13,7 +13,10 @@ import sys
 from importlib.metadata import metadata
 from pathlib import Path
 
+from docutils.nodes import Element
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.ext.napoleon import NumpyDocstring
 
 DOCS = Path(__file__).parent
@@ -76,17 +79,16 @@ intersphinx_mapping = (
 """The only thing that needs a network: links into the documentation of others, where it is hosted."""
 
 nitpicky = True
-nitpick_ignore_regex = [
-    # made by us for us: what glmm() builds a result from is no part of what a user calls
-    (r"py:.*", r"(scglmm\.)?(mixed\.)?_?(data|distribution|joint)?\.?(ModelData|Distribution|Joint|ResponseFit)"),
-    (r"py:.*", r"scglmm\.(mixed\._|inference\.).*"),
+nitpick_ignore = [
+    # what glmm() makes a result from, and what its method distribution() returns: no names for users
+    ("py:class", "scglmm.mixed._data.ModelData"),
+    ("py:class", "scglmm.mixed._distribution.Distribution"),
+    ("py:class", "scglmm.inference.response.ResponseFit"),
 ]
-if not ONLINE:
-    nitpick_ignore_regex += [
-        # without intersphinx nobody else's names are known
-        (r"py:.*", r"(anndata|scanpy|pandas|pd|numpy|np|matplotlib|collections|typing|types|pathlib|os)\..*"),
-        (r"py:.*", r"(AnnData|DataFrame|Series|Axes|Figure|Mapping|Sequence|Iterable)"),
-    ]
+nitpick_ignore_regex = [
+    # names of other packages: nobody knows them without intersphinx
+    (r"py:.*", r"(anndata|collections|matplotlib|numpy|pandas|scanpy|typing)\..*"),
+]
 
 # -------------------------------------------------------------------------------------------------------- how it looks
 
@@ -176,9 +178,25 @@ def parse_returns_as_text(self: NumpyDocstring, section: str) -> list[str]:
 NumpyDocstring._parse_returns_section = parse_returns_as_text
 
 
+PUBLIC_NAMES = {
+    "anndata._core.anndata.AnnData": "anndata.AnnData",
+    "matplotlib.axes._axes.Axes": "matplotlib.axes.Axes",
+    "numpy.random._generator.Generator": "numpy.random.Generator",
+    "pandas.core.frame.DataFrame": "pandas.DataFrame",
+    "pandas.core.series.Series": "pandas.Series",
+}
+"""Where a class of an annotation is documented, as opposed to where it is defined."""
+
+
+def name_in_public(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: Element) -> None:
+    """Let intersphinx look for a class under the name by which its users know it."""
+    node["reftarget"] = PUBLIC_NAMES.get(node["reftarget"], node["reftarget"])
+
+
 def setup(app: Sphinx) -> None:
     """Register what this file adds to Sphinx."""
     copy_notebooks()
+    app.connect("missing-reference", name_in_public, priority=100)
     app.connect("source-read", read_source)
 
 
