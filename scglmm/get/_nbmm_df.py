@@ -54,7 +54,7 @@ def nbmm_df(
         by the absolute statistic, so genes whose p-value underflows to 0 keep their order. None keeps the
         order of `adata.var`. Genes without a p-value come last in any case.
     gene_symbols
-        Column of `adata.var` to add, after `gene` and under its own name (with "var_" before it where the
+        Column of `adata.var` to add, after `gene` and under its own name (with `var_` before it where the
         table has a column of that name).
     pval_cutoff
         Keep the genes whose adjusted p-value is below this.

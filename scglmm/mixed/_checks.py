@@ -34,6 +34,14 @@ class Check:
         What was found, and what to do, in a sentence or two.
     values
         The numbers behind it.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+    >>> check = scglmm.mixed.check_singular(fit)
+    >>> check.ok, check.message
+    (True, 'All variances of the random effects are above 0.')
     """
 
     name: str

@@ -35,6 +35,19 @@ class GLMMResult:
         What was fitted.
     estimates
         The engine's estimates, in the user's units.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+    >>> fit.coef_table[["estimate", "se", "df"]].round(2)
+                 estimate    se    df
+    (Intercept)    251.41  6.82  17.0
+    Days            10.47  1.55  17.0
+    >>> fit.status, fit.singular, fit.n_groups
+    ('ok', False, {'Subject': 18})
+    >>> print(f"{fit.loglik:.1f} {fit.aic:.1f} {fit.sigma:.2f}")
+    -871.8 1755.6 25.59
     """
 
     def __init__(self, model: ModelData, family: str, reml: bool, n_quad: int, estimates: ResponseFit) -> None:
@@ -85,7 +98,7 @@ class GLMMResult:
 
     @property
     def singular(self) -> bool:
-        """Whether a covariance matrix of random effects is singular: a variance of 0 or a correlation of -1 or 1."""
+        """Whether a covariance matrix of random effects has a variance of 0 or a correlation of -1 or 1."""
         return any(self.estimates.singular)
 
     @property
@@ -152,6 +165,17 @@ class GLMMResult:
         -------
         One row per variance and covariance, in the columns of R's ``as.data.frame(VarCorr(fit))``: `grp`, `var1`,
         `var2` (missing for a variance), `vcov` (variance or covariance), `sdcor` (standard deviation or correlation).
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.varcorr()[["grp", "vcov", "sdcor"]].round(2)
+                grp    vcov  sdcor
+        0   Subject  612.09  24.74
+        1   Subject   35.07   5.92
+        2   Subject    9.60   0.07
+        3  Residual  654.94  25.59
         """
         return _effects.varcorr(self)
 
@@ -162,6 +186,15 @@ class GLMMResult:
         -------
         One row per effect and level: `group`, `level`, `term`, `estimate`, `sd` (given the data and the estimated
         parameters, lme4's `condVar`), `pred_sd` (with the uncertainty of the fixed effects, as glmmTMB reports it).
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.ranef().head(2).round(1)
+             group level         term  estimate    sd  pred_sd
+        0  Subject   308  (Intercept)       2.3  12.1     13.1
+        1  Subject   309  (Intercept)     -40.4  12.1     13.1
         """
         return _effects.ranef(self)
 
@@ -176,6 +209,16 @@ class GLMMResult:
         Returns
         -------
         Levels × coefficients; a random effect without a fixed effect of the same name is a column of its own.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.coef("Subject").head(2).round(2)
+                 (Intercept)   Days
+        Subject
+        308           253.66  19.67
+        309           211.01   1.85
         """
         return _effects.coef(self, group)
 
@@ -198,6 +241,19 @@ class GLMMResult:
         Returns
         -------
         Coefficients × (`estimate`, `low`, `high`).
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.confint().round(2)
+                     estimate     low    high
+        (Intercept)    251.41  237.01  265.80
+        Days            10.47    7.21   13.73
+        >>> fit.confint(method="profile", parm=["Days", "sd[Subject:Days]"]).round(2)
+                          estimate   low   high
+        Days                 10.47  7.36  13.58
+        sd[Subject:Days]      5.72  3.80   8.75
         """
         return _confint.confint(self, level, method, parm)
 
@@ -216,11 +272,30 @@ class GLMMResult:
         -------
         `effect`, `component`, `group`, `level` (for `ran_vals`), `term`, `estimate`, `std.error`, `statistic`, `df`,
         `p.value` (and `conf.low`, `conf.high`).
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.to_frame("ran_pars")[["term", "estimate"]].round(2)
+                            term  estimate
+        0        sd__(Intercept)     24.74
+        1               sd__Days      5.92
+        2  cor__(Intercept).Days      0.07
+        3        sd__Observation     25.59
         """
         return _tidy.to_frame(self, effects, conf_int)
 
     def glance(self) -> pd.Series:
-        """One-line summary in broom's names: `nobs`, `sigma`, `logLik`, `AIC`, `BIC`, `df`, `df.residual`."""
+        """One-line summary in broom's names: `nobs`, `sigma`, `logLik`, `AIC`, `BIC`, `df`, `df.residual`.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.glance()[["logLik", "AIC", "df"]].round(1).to_dict()
+        {'logLik': -871.8, 'AIC': 1755.6, 'df': 6.0}
+        """
         return _tidy.glance(self)
 
     # Quality of the fit
@@ -232,7 +307,7 @@ class GLMMResult:
 
     @property
     def n_params(self) -> int:
-        """Number of parameters: fixed effects, variances and covariances, theta or residual variance."""
+        """Number of parameters, which are fixed effects, variances and covariances, theta or residual variance."""
         return self.estimates.n_par
 
     @property
@@ -258,7 +333,29 @@ class GLMMResult:
     # Prediction
 
     def distribution(self, eta: np.ndarray | None = None, zi_eta: np.ndarray | None = None) -> Distribution:
-        """Distribution of the response at linear predictors, by default those of the rows of the fit."""
+        """Distribution of the response at linear predictors, by default those of the rows of the fit.
+
+        Parameters
+        ----------
+        eta
+            (n,) linear predictor of the mean, offset included.
+        zi_eta
+            (n,) logit of the probability of a structural zero.
+
+        Returns
+        -------
+        An object with `mean`, `variance` and `zero` (probability of a 0), each (n,), and the functions of n responses
+        `log_prob`, `cdf`, `sf` and `sample`.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> plants = scglmm.datasets.arabidopsis()
+        >>> fit = scglmm.glmm("`total.fruits` ~ nutrient + amd + (1|popu)", plants, family="nbinom2")
+        >>> expected = fit.distribution().zero.sum()  # zeros among the counts
+        >>> round(float(expected)), int((plants["total.fruits"] == 0).sum())
+        (94, 126)
+        """
         eta = self.estimates.eta if eta is None else eta
         zi_eta = self.estimates.zi_eta if zi_eta is None else zi_eta
         mu = eta if self.link == "identity" else np.exp(eta)
@@ -297,11 +394,29 @@ class GLMMResult:
         ------
         ValueError, KeyError
             A column is missing, or a fixed effect has a level that the model does not know.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.predict({"Days": [9], "Subject": ["308"]}).round(1).to_list()
+        [430.7]
+        >>> fit.predict({"Days": [9]}, re_form=False, se=True).round(1)  # the population
+             fit    se
+        0  345.6  14.6
         """
         return _predict.predict(self, newdata, type, re_form, se)
 
     def fitted(self) -> pd.Series:
-        """Fitted values on the scale of the response, random effects included."""
+        """Fitted values on the scale of the response, random effects included.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.fitted().head(3).round(1).to_list()
+        [253.7, 273.3, 293.0]
+        """
         return _predict.predict(self, None, "response", None, False)
 
     def residuals(self, type: str = "deviance", rng: np.random.Generator | int | None = 0) -> pd.Series:
@@ -315,6 +430,13 @@ class GLMMResult:
             under the model, randomised for counts).
         rng
             For `"quantile"` of counts: a generator or a seed.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.residuals("pearson").head(3).round(2).to_list()
+        [-0.16, -0.57, -1.65]
         """
         return _residuals.residuals(self, type, rng)
 
@@ -335,6 +457,13 @@ class GLMMResult:
         Returns
         -------
         Rows of the fit × data sets.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.simulate(2, rng=1).shape
+        (180, 2)
         """
         return _simulate.simulate(self, n, rng, re_form)
 
@@ -347,6 +476,13 @@ class GLMMResult:
         ----------
         method
             `"trigamma"`, `"lognormal"` or `"delta"`; all the same for Gaussian.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.varpart().round(3).to_dict()
+        {'Days': 0.274, 'Subject': 0.513, 'Residuals': 0.213}
         """
         return _variance.varpart(self, method)
 
@@ -355,11 +491,27 @@ class GLMMResult:
 
         As R's `performance`: the distribution-specific variance of counts is log(1 + 1/mu + 1/theta), with mu from the
         intercept of the model without fixed effects. Zero inflation takes no part.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> r2 = fit.r2()
+        >>> round(r2.conditional, 3), round(r2.marginal, 3)
+        (0.799, 0.279)
         """
         return _variance.r2(self)
 
     def icc(self) -> _variance.ICC:
-        """Intraclass correlation: `adjusted`, `unadjusted`, and `by_group` (adjusted, for every random term)."""
+        """Intraclass correlation: `adjusted`, `unadjusted`, and `by_group` (adjusted, for every random term).
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> round(fit.icc().adjusted, 3)
+        0.722
+        """
         return _variance.icc(self)
 
     def cv2(self) -> pd.DataFrame:
@@ -370,6 +522,16 @@ class GLMMResult:
         Components × (`variance`, `cv2`, `percent`). Gaussian: variance over the squared mean of the response. Counts,
         on the log scale: exp(variance) - 1 for random terms, 1/theta for overdispersion, 1/mean for counting noise.
         Percent are of the sum of the variances (Gaussian) or of the cv2 (counts).
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.cv2().round(3)
+                   variance    cv2  percent
+        component
+        Subject    1698.071  0.019   72.166
+        Residual    654.941  0.007   27.834
         """
         return _variance.cv2(self)
 
@@ -386,6 +548,13 @@ class GLMMResult:
         Returns
         -------
         (p,) weights of the coefficients.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.cond(Days=9) - fit.cond(Days=0)
+        array([0., 9.])
         """
         return _tests.condition(self, values)
 
@@ -409,6 +578,19 @@ class GLMMResult:
         -------
         Contrasts × (`estimate`, `se`, `statistic`, `df`, `p`, `low`, `high`); statistic and p are for the value after
         ``=``, else for 0. P-values are not adjusted for the number of contrasts.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> fit.contrast("Days = 10")[["estimate", "se", "df", "p"]].round(3)
+                   estimate     se    df      p
+        contrast
+        Days = 10    10.467  1.546  17.0  0.766
+        >>> fit.contrast({"9 days": fit.cond(Days=9) - fit.cond(Days=0)})[["estimate", "low", "high"]].round(1)
+                  estimate   low   high
+        contrast
+        9 days        94.2  64.9  123.6
         """
         return _tests.contrast(self, contrasts, level)
 
@@ -423,6 +605,14 @@ class GLMMResult:
         Returns
         -------
         `statistic`, `num_df`, `den_df` (inf: `statistic` is the chi-square), `p`.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> plants = scglmm.datasets.arabidopsis()
+        >>> fit = scglmm.glmm("`total.fruits` ~ nutrient + amd + (1|popu)", plants, family="nbinom2")
+        >>> fit.joint_test(["nutrient", "amd[T.unclipped]"]).round(4).to_dict()
+        {'statistic': 113.2138, 'num_df': 2.0, 'den_df': inf, 'p': 0.0}
         """
         return _tests.joint_test(self, contrasts)
 
@@ -439,23 +629,64 @@ class GLMMResult:
         -------
         Terms × (`statistic`, `num_df`, `den_df`, `p`): F with Satterthwaite's df (Fai and Cornelius 1996), or Wald's
         chi-square (den_df = inf).
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> plants = scglmm.datasets.arabidopsis()
+        >>> fit = scglmm.glmm("`total.fruits` ~ nutrient + amd + (1|popu)", plants, family="nbinom2")
+        >>> fit.anova().round(3)
+                  statistic  num_df  den_df      p
+        term
+        nutrient    112.191       1     inf  0.000
+        amd           6.350       1     inf  0.012
         """
         return _tests.anova(self, type)
 
     # Checks
 
     def check(self) -> list[_checks.Check]:
-        """Run all checks that apply; each says in a sentence what it found and what to do."""
+        """Run all checks that apply; each says in a sentence what it found and what to do.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> for check in fit.check():
+        ...     print(check.name, check.ok)
+        convergence True
+        singularity True
+        """
         return _checks.check(self)
 
     def vif(self) -> pd.DataFrame:
-        """Variance inflation of every term, see :func:`scglmm.mixed.vif`."""
+        """Variance inflation of every term, see :func:`scglmm.mixed.vif`.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> plants = scglmm.datasets.arabidopsis()
+        >>> fit = scglmm.glmm("`total.fruits` ~ nutrient + amd + (1|popu)", plants, family="nbinom2")
+        >>> fit.vif().round(2)
+                   vif  df  se_factor
+        term
+        nutrient  1.02   1       1.01
+        amd       1.02   1       1.01
+        """
         return _checks.vif(self)
 
     # Showing
 
     def summary(self) -> str:
-        """Summary as text, in the layout of R's `summary()`."""
+        """Summary as text, in the layout of R's `summary()`.
+
+        Examples
+        --------
+        >>> import scglmm
+        >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+        >>> print(fit.summary()[:32])
+        Linear mixed model fit by REML
+        """
         return _summary.summary(self)
 
     def __repr__(self) -> str:

@@ -15,14 +15,30 @@ if TYPE_CHECKING:
 
 
 class R2(NamedTuple):
-    """Share of the variance that the model explains: with, and without the random effects."""
+    """Share of the variance that the model explains: with, and without the random effects.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+    >>> round(fit.r2().marginal, 3)
+    0.279
+    """
 
     conditional: float
     marginal: float
 
 
 class ICC(NamedTuple):
-    """Share of the random effects in the variance without (`adjusted`) and with that of the fixed effects."""
+    """Share of the random effects in the variance without (`adjusted`) and with that of the fixed effects.
+
+    Examples
+    --------
+    >>> import scglmm
+    >>> fit = scglmm.glmm("Reaction ~ Days + (Days|Subject)", scglmm.datasets.sleepstudy())
+    >>> {name: round(share, 3) for name, share in fit.icc().by_group.items()}
+    {'Subject': 0.722}
+    """
 
     adjusted: float
     unadjusted: float
