@@ -182,7 +182,7 @@ def make_nodes(
     within = np.repeat(exact, number)
     tau[within] = offset[order[np.repeat(exact, cells)]]
     axes = Axes(np.stack([start[:-1], start[1:]], axis=1), tau, weight, offset[None])
-    weights = _cell_weights(order, cell_start, start, exact, axes)
+    weights = cell_weights(order, cell_start, start, exact, axes)
     return Nodes(start, tau, weights, start, stratum, order, cell_start, exact, axes)
 
 
@@ -256,7 +256,7 @@ def widest(blocks, exact):
     return most
 
 
-def _cell_weights(
+def cell_weights(
     order: np.ndarray, cell_start: np.ndarray, blocks: np.ndarray, exact: np.ndarray, axes: Axes
 ) -> np.ndarray:
     """Sum of the cells' basis values: the table A."""
@@ -271,6 +271,13 @@ def sum_on_nodes(nodes: Nodes, values: np.ndarray) -> np.ndarray:
     of_cells = np.ascontiguousarray(values, np.float64)
     _add_values(nodes.order, nodes.cell_start, nodes.blocks, nodes.exact, nodes.axes, of_cells, total)
     return total
+
+
+def sum_on_rows(nodes: Nodes, values: np.ndarray) -> np.ndarray:
+    """Sum one number of each cell (n,) onto the rows of the design."""
+    if not nodes.is_tensor:
+        return np.bincount(nodes.stratum, values, nodes.n_strata)
+    return np.add.reduceat(sum_on_nodes(nodes, values), nodes.start[:-1])
 
 
 @entry
