@@ -13,6 +13,7 @@ its interpolation error falls like rho^-K with rho = pi/h + sqrt((pi/h)^2 + 1) (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,6 +48,23 @@ def n_nodes(half_width: np.ndarray, tolerance: float, singularity: float = np.pi
     return np.where(half_width == 0, 1, np.maximum(needed, 2))
 
 
+def reach_of(n_nodes: np.ndarray, tolerance: float) -> np.ndarray:
+    """Half width of the linear predictor up to which so many nodes keep the tolerance: the inverse of `n_nodes`."""
+    return np.pi / np.sinh(np.log(CONSTANT / tolerance) / n_nodes)
+
+
+class Axes(NamedTuple):
+    """Where the nodes of every stratum lie along each coordinate; the first coordinate is the offset.
+
+    Without covariates that differ between the cells of a stratum there is no other coordinate.
+    """
+
+    at: np.ndarray  # (S, D + 1): coordinate d of stratum s has the positions at[s, d] to at[s, d + 1]
+    position: np.ndarray  # (P,)
+    weight: np.ndarray  # (P,) barycentric weights
+    coordinates: np.ndarray  # (D, n) of every cell
+
+
 @dataclass(frozen=True)
 class Grid:
     """The nodes themselves: all that a fit needs to know of the cells.
@@ -54,26 +72,35 @@ class Grid:
     Attributes
     ----------
     start
-        (S + 1,) first node of each stratum.
+        (R + 1,) first node of each row of the design that a fit sees.
     tau
         (N,) offsets of the nodes, natural log.
     weights
         (N,) the table A.
+    blocks
+        (S + 1,) first node of each stratum. A stratum is one row of the design, unless rows differ within it
+        (`scglmm.compression.tensor`).
     """
 
     start: np.ndarray
     tau: np.ndarray
     weights: np.ndarray
+    blocks: np.ndarray
 
     @property
     def n_strata(self) -> int:
-        """Number of strata."""
+        """Number of rows of the design."""
         return self.start.size - 1
 
     @property
     def size(self) -> int:
         """Number of nodes."""
         return int(self.start[-1])
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether there are nodes along other coordinates than the offset."""
+        return self.blocks.size != self.start.size
 
 
 @dataclass(frozen=True)
@@ -84,21 +111,26 @@ class Nodes(Grid):
     ----------
     stratum
         (n,) stratum of every cell.
-    offset
-        (n,) offset of every cell, natural log.
     order
         (n,) cells sorted by stratum, within a stratum in the order of the data.
     cell_start
         (S + 1,) first cell of each stratum in `order`.
     exact
         (S,) whether the nodes of the stratum are its cells: there are no more of them than nodes were needed.
+    axes
+        Positions of the nodes, coordinates of the cells.
     """
 
     stratum: np.ndarray
-    offset: np.ndarray
     order: np.ndarray
     cell_start: np.ndarray
     exact: np.ndarray
+    axes: Axes
+
+    @property
+    def offset(self) -> np.ndarray:
+        """(n,) offset of every cell, natural log."""
+        return self.axes.coordinates[0]
 
     @property
     def n_cells(self) -> np.ndarray:
@@ -108,7 +140,7 @@ class Nodes(Grid):
     @property
     def grid(self) -> Grid:
         """The nodes without the cells."""
-        return Grid(self.start, self.tau, self.weights)
+        return Grid(self.start, self.tau, self.weights, self.blocks)
 
 
 def make_nodes(
@@ -141,91 +173,125 @@ def make_nodes(
     cell_start = np.concatenate([[0], np.cumsum(cells)])
     low = np.minimum.reduceat(offset[order], cell_start[:-1])
     high = np.maximum.reduceat(offset[order], cell_start[:-1])
-    # Offsets that differ by rounding only are one offset: nodes between them would coincide.
-    width = np.where(high - low <= 8 * np.spacing(np.maximum(np.abs(low), np.abs(high))), 0.0, high - low)
+    width = width_of(low, high)
     needed = n_nodes(width / 2, tolerance, singularity)
     exact = cells <= needed if compress else np.ones(cells.size, np.bool_)
     number = np.where(exact, cells, needed)
     start = np.concatenate([[0], np.cumsum(number)])
-    tau = _place(order, cell_start, offset, start, low, high, exact)
-    weights = np.zeros(start[-1])
-    _add_weights(order, cell_start, offset, start, tau, exact, weights)
-    return Nodes(start, tau, weights, stratum, offset, order, cell_start, exact)
+    tau, weight = place_axis(start, low, high)
+    within = np.repeat(exact, number)
+    tau[within] = offset[order[np.repeat(exact, cells)]]
+    axes = Axes(np.stack([start[:-1], start[1:]], axis=1), tau, weight, offset[None])
+    weights = cell_weights(order, cell_start, start, exact, axes)
+    return Nodes(start, tau, weights, start, stratum, order, cell_start, exact, axes)
+
+
+def width_of(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Width of ranges; values that differ by rounding only are one, as nodes between them would coincide."""
+    same = high - low <= 8 * np.spacing(np.maximum(np.abs(low), np.abs(high)))
+    return np.where(same, 0.0, high - low)
 
 
 @entry
-def _place(order, cell_start, offset, start, low, high, exact):
-    """Offsets of the nodes: the cells' own, or Chebyshev points of the first kind."""
-    tau = np.empty(start[-1])
-    for s in range(exact.size):
+def place_axis(start, low, high):
+    """Chebyshev points of the first kind on each range, from `start[s]` on, and their barycentric weights."""
+    position, weight = np.empty(start[-1]), np.empty(start[-1])
+    for s in range(start.size - 1):
         n = start[s + 1] - start[s]
+        sign = 1.0
         for k in range(n):
-            if exact[s]:
-                tau[start[s] + k] = offset[order[cell_start[s] + k]]
-            else:
-                x = np.cos((2 * k + 1) * np.pi / (2 * n))
-                tau[start[s] + k] = 0.5 * (low[s] + high[s]) + 0.5 * (high[s] - low[s]) * x
-    return tau
+            x = np.cos((2 * k + 1) * np.pi / (2 * n))
+            position[start[s] + k] = 0.5 * (low[s] + high[s]) + 0.5 * (high[s] - low[s]) * x
+            weight[start[s] + k] = sign * np.sin((2 * k + 1) * np.pi / (2 * n))
+            sign = -sign
+    return position, weight
 
 
 @kernel
-def lagrange_basis(o, tau, start, stop, basis):
-    """Values at offset o of the Lagrange basis on the nodes `start` to `stop`, into basis[: stop - start]."""
+def lagrange_basis(o, position, weight, start, stop, basis):
+    """Values at o of the Lagrange basis on the positions `start` to `stop`, into basis[: stop - start]."""
     n = stop - start
     if n == 1:
         basis[0] = 1.0
         return
     total = 0.0
-    sign = 1.0
     for k in range(n):
-        distance = o - tau[start + k]
+        distance = o - position[start + k]
         if distance == 0.0:
             for j in range(n):
                 basis[j] = 1.0 if j == k else 0.0
             return
-        weight = sign * np.sin((2 * k + 1) * np.pi / (2 * n)) / distance
-        basis[k] = weight
-        total += weight
-        sign = -sign
+        basis[k] = weight[start + k] / distance
+        total += basis[k]
+    scale = 1.0 / total
     for k in range(n):
-        basis[k] /= total
+        basis[k] *= scale
+
+
+@kernel
+def cell_basis(cell, s, axes, one, basis):
+    """Values of the basis of stratum s at a cell, into `basis`: products over the coordinates, the offset's fastest.
+
+    `one` is scratch for the basis along one coordinate.
+    """
+    at = axes.at
+    lagrange_basis(axes.coordinates[0, cell], axes.position, axes.weight, at[s, 0], at[s, 1], basis)
+    size = at[s, 1] - at[s, 0]
+    for d in range(1, axes.coordinates.shape[0]):
+        lagrange_basis(axes.coordinates[d, cell], axes.position, axes.weight, at[s, d], at[s, d + 1], one)
+        n = at[s, d + 1] - at[s, d]
+        for j in range(n - 1, -1, -1):  # the first copy is overwritten last
+            for k in range(size):
+                basis[j * size + k] = one[j] * basis[k]
+        size *= n
 
 
 @entry
-def _add_weights(order, cell_start, offset, start, tau, exact, weights):
-    """Sum of the cells' basis values: the table A."""
-    basis = np.empty(np.max(start[1:] - start[:-1]))
+def widest(blocks, exact):
+    """Count the most nodes of a stratum whose cells are interpolated."""
+    most = 1
     for s in range(exact.size):
-        n = start[s + 1] - start[s]
-        if exact[s]:
-            for k in range(n):
-                weights[start[s] + k] = 1.0
-            continue
-        for i in range(cell_start[s], cell_start[s + 1]):
-            lagrange_basis(offset[order[i]], tau, start[s], start[s + 1], basis)
-            for k in range(n):
-                weights[start[s] + k] += basis[k]
+        if not exact[s]:
+            most = max(most, blocks[s + 1] - blocks[s])
+    return most
+
+
+def cell_weights(
+    order: np.ndarray, cell_start: np.ndarray, blocks: np.ndarray, exact: np.ndarray, axes: Axes
+) -> np.ndarray:
+    """Sum of the cells' basis values: the table A."""
+    weights = np.zeros(blocks[-1])
+    _add_values(order, cell_start, blocks, exact, axes, np.ones(order.size), weights)
+    return weights
 
 
 def sum_on_nodes(nodes: Nodes, values: np.ndarray) -> np.ndarray:
     """Sum one number of each cell (n,) onto the nodes (N,)."""
     total = np.zeros(nodes.size)
     of_cells = np.ascontiguousarray(values, np.float64)
-    _add_values(nodes.order, nodes.cell_start, nodes.offset, nodes.start, nodes.tau, nodes.exact, of_cells, total)
+    _add_values(nodes.order, nodes.cell_start, nodes.blocks, nodes.exact, nodes.axes, of_cells, total)
     return total
 
 
+def sum_on_rows(nodes: Nodes, values: np.ndarray) -> np.ndarray:
+    """Sum one number of each cell (n,) onto the rows of the design."""
+    if not nodes.is_tensor:
+        return np.bincount(nodes.stratum, values, nodes.n_strata)
+    return np.add.reduceat(sum_on_nodes(nodes, values), nodes.start[:-1])
+
+
 @entry
-def _add_values(order, cell_start, offset, start, tau, exact, values, total):
-    basis = np.empty(np.max(start[1:] - start[:-1]))
+def _add_values(order, cell_start, blocks, exact, axes, values, total):
+    most = widest(blocks, exact)
+    basis, one = np.empty(most), np.empty(most)
     for s in range(exact.size):
         for i in range(cell_start[s], cell_start[s + 1]):
             value = values[order[i]]
             if value == 0.0:
                 continue
             if exact[s]:
-                total[start[s] + i - cell_start[s]] += value
+                total[blocks[s] + i - cell_start[s]] += value
                 continue
-            lagrange_basis(offset[order[i]], tau, start[s], start[s + 1], basis)
-            for k in range(start[s + 1] - start[s]):
-                total[start[s] + k] += value * basis[k]
+            cell_basis(order[i], s, axes, one, basis)
+            for k in range(blocks[s + 1] - blocks[s]):
+                total[blocks[s] + k] += value * basis[k]

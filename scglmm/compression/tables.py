@@ -19,10 +19,11 @@ from joblib import Parallel, delayed
 from scglmm._jit import entry
 
 from .counts import is_in_memory_sparse, numbers, row_chunks
-from .nodes import Grid, Nodes, lagrange_basis
+from .nodes import Grid, Nodes, cell_basis, widest
 
 DIRECT = 128  # counts up to this have a bin each in the histogram of a gene
-CSC_CELLS = 65_536  # cells whose basis values are held at once when a matrix is read column by column
+CSC_CELLS = 65_536  # cells whose basis values are held at once when a matrix is read column by column,
+CSC_VALUES = 4_000_000  # and at most so many values
 SEARCHED = 4_000_000  # entries searched at once for counts above DIRECT
 
 
@@ -35,7 +36,7 @@ class Tables:
     genes
         (G,) columns of the matrix.
     values
-        (N * G,) the table Y: stratum s begins at ``start[s] * G`` and is (G, nodes of s).
+        (N * G,) the table Y: stratum s begins at ``blocks[s] * G`` and is (G, nodes of s).
     histogram
         (G, DIRECT + 1) cells with each count; the last column counts all above `DIRECT`.
     tails
@@ -58,7 +59,7 @@ class Tables:
         for table in (self.values, self.presence):
             taken.append(None if table is None else np.empty(grid.size * (end - begin)))
             if table is not None:
-                _take(table, grid.start, self.genes.size, begin, end, taken[-1])
+                _take(table, grid.blocks, self.genes.size, begin, end, taken[-1])
         return Tables(self.genes[begin:end], taken[0], self.histogram[begin:end], tails, taken[1])
 
 
@@ -220,7 +221,7 @@ def _add_rows(
         row_of_cell = np.flatnonzero(cells >= 0)
         by_stratum = np.argsort(nodes.stratum[present], kind="stable")
         order, cell_order = row_of_cell[by_stratum], present[by_stratum]
-        bounds = np.searchsorted(nodes.stratum[cell_order], np.arange(nodes.n_strata + 1))
+        bounds = np.searchsorted(nodes.stratum[cell_order], np.arange(nodes.cell_start.size))
     data = numbers(chunk)
     place = exact_places(nodes)
     cuts = _cuts(bounds, n_jobs)
@@ -228,8 +229,8 @@ def _add_rows(
 
     def add(begin: int, end: int, counts: np.ndarray) -> None:
         _sum_rows(
-            chunk.indptr, chunk.indices, data, order[begin:end], cell_order[begin:end], nodes.stratum, nodes.offset,
-            nodes.start, nodes.tau, nodes.exact, place, position, values, counts,
+            chunk.indptr, chunk.indices, data, order[begin:end], cell_order[begin:end], nodes.stratum, nodes.blocks,
+            nodes.exact, nodes.axes, place, position, values, counts,
         )  # fmt: skip
 
     Parallel(n_jobs=len(partial), prefer="threads", require="sharedmem")(
@@ -254,18 +255,19 @@ def _cuts(bounds: np.ndarray, n_jobs: int) -> list[int]:
 
 @entry
 def _sum_rows(
-    indptr, indices, data, order, cell_order, stratum, offset, start, tau, exact, place, position, values, histogram
+    indptr, indices, data, order, cell_order, stratum, blocks, exact, axes, place, position, values, histogram
 ):
     n_genes = histogram.shape[0]
     last = histogram.shape[1] - 1
-    basis = np.empty(np.max(start[1:] - start[:-1]))
+    most = widest(blocks, exact)
+    basis, one = np.empty(most), np.empty(most)
     for i in range(order.size):
         row, cell = order[i], cell_order[i]
         s = stratum[cell]
-        n = start[s + 1] - start[s]
-        base = start[s] * n_genes
+        n = blocks[s + 1] - blocks[s]
+        base = blocks[s] * n_genes
         if not exact[s]:
-            lagrange_basis(offset[cell], tau, start[s], start[s + 1], basis)
+            cell_basis(cell, s, axes, one, basis)
         for j in range(indptr[row], indptr[row + 1]):
             g = position[indices[j]]
             y = np.float64(data[j])
@@ -292,38 +294,37 @@ def _add_columns(
     """Add a matrix stored by columns: genes are dealt to threads, cells taken in stretches that bound memory."""
     data = numbers(chunk)
     place = exact_places(nodes)
-    widest = int(np.diff(nodes.start).max())
+    most = widest(nodes.blocks, nodes.exact)
     cursor = chunk.indptr[genes].astype(np.int64)
     stop = chunk.indptr[genes + 1].astype(np.int64)
     cuts = np.linspace(0, genes.size, min(n_jobs, genes.size) + 1).astype(np.int64)
-    for first in range(0, chunk.shape[0], CSC_CELLS):
-        part = cells[first : first + CSC_CELLS]
-        basis = np.zeros((part.size, widest))
-        _fill_basis(part, nodes.stratum, nodes.offset, nodes.start, nodes.tau, nodes.exact, place, basis)
+    step = max(1, min(CSC_CELLS, CSC_VALUES // most))
+    for first in range(0, chunk.shape[0], step):
+        part = cells[first : first + step]
+        basis = np.zeros((part.size, most))
+        _fill_basis(part, nodes.stratum, nodes.exact, nodes.axes, basis)
         Parallel(n_jobs=cuts.size - 1, prefer="threads", require="sharedmem")(
             delayed(_sum_columns)(
-                chunk.indices, data, cursor, stop, begin, end, first, part, nodes.stratum, nodes.start, basis,
-                values, histogram,
+                chunk.indices, data, cursor, stop, begin, end, first, part, nodes.stratum, nodes.blocks, nodes.exact,
+                place, basis, values, histogram,
             )
             for begin, end in pairwise(cuts)
         )  # fmt: skip
 
 
 @entry
-def _fill_basis(cells, stratum, offset, start, tau, exact, place, basis):
+def _fill_basis(cells, stratum, exact, axes, basis):
+    one = np.empty(basis.shape[1])
     for i in range(cells.size):
         cell = cells[i]
-        if cell < 0:
-            continue
-        s = stratum[cell]
-        if exact[s]:
-            basis[i, place[cell]] = 1.0
-        else:
-            lagrange_basis(offset[cell], tau, start[s], start[s + 1], basis[i])
+        if cell >= 0 and not exact[stratum[cell]]:
+            cell_basis(cell, stratum[cell], axes, one, basis[i])
 
 
 @entry
-def _sum_columns(indices, data, cursor, stop, begin, end, first, cells, stratum, start, basis, values, histogram):
+def _sum_columns(
+    indices, data, cursor, stop, begin, end, first, cells, stratum, blocks, exact, place, basis, values, histogram
+):
     n_genes = histogram.shape[0]
     last = histogram.shape[1] - 1
     beyond = first + cells.size
@@ -338,10 +339,13 @@ def _sum_columns(indices, data, cursor, stop, begin, end, first, cells, stratum,
                 continue
             histogram[g, int(min(y, last))] += 1
             s = stratum[cell]
-            n = start[s + 1] - start[s]
-            at = start[s] * n_genes + g * n
-            for k in range(n):
-                values[at + k] += y * basis[i, k]
+            n = blocks[s + 1] - blocks[s]
+            at = blocks[s] * n_genes + g * n
+            if exact[s]:
+                values[at + place[cell]] += y
+            else:
+                for k in range(n):
+                    values[at + k] += y * basis[i, k]
         cursor[g] = j
 
 

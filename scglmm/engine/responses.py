@@ -60,7 +60,7 @@ class Responses:
         """Gene g of the block; the arrays are overwritten by the next one."""
         grid, tables = self._grid, self._tables
         # sum y o from the nodes is exact: interpolation reproduces a linear function.
-        y_offset = _gather(tables.values, grid.start, g, tables.genes.size, grid.tau, self._table[NODE_Y], self._sums)
+        y_offset = self._gather(tables.values, g, self._table[NODE_Y], self._sums)
         counts = tables.histogram[g].astype(np.float64)
         exceed = counts[::-1].cumsum()[::-1][1:]
         exceed = np.ascontiguousarray(exceed[: max(1, np.count_nonzero(exceed))])
@@ -72,9 +72,15 @@ class Responses:
             return Data(self._family, start, self._single, self._sums, exceed, tail, constant, self._extra)
         if self._extra is not None:
             zeros = self._extra.zeros
-            _gather(tables.presence, grid.start, g, tables.genes.size, grid.tau, zeros, np.empty(grid.n_strata))
+            self._gather(tables.presence, g, zeros, np.empty(grid.n_strata))
             np.subtract(grid.weights, zeros, out=zeros)
         return Data(self._family, grid.start, self._table, self._sums, exceed, tail, constant, self._extra)
+
+    def _gather(self, values: np.ndarray, g: int, table: np.ndarray, sums: np.ndarray) -> float:
+        grid = self._grid
+        # counts are whole numbers, but not what is interpolated of them on one of several rows
+        whole = np.bool_(not grid.is_tensor)
+        return _gather(values, grid.blocks, grid.start, g, self._tables.genes.size, grid.tau, whole, table, sums)
 
 
 def response_data(nodes: Nodes, y: np.ndarray, family: int, zi: np.ndarray | None = None, shift: float = 0.0) -> Data:
@@ -117,17 +123,18 @@ def response_data(nodes: Nodes, y: np.ndarray, family: int, zi: np.ndarray | Non
 
 
 @entry
-def _gather(values, start, g, n_genes, tau, table, sums):
+def _gather(values, blocks, start, g, n_genes, tau, whole, table, sums):
     """Copy the nodes of a gene out of the tables; returns sum y o."""
+    for b in range(blocks.size - 1):
+        n = blocks[b + 1] - blocks[b]
+        at = blocks[b] * n_genes + g * n
+        for k in range(n):
+            table[blocks[b] + k] = values[at + k]
     total = 0.0
     for s in range(sums.size):
-        n = start[s + 1] - start[s]
-        at = start[s] * n_genes + g * n
         y = 0.0
-        for k in range(n):
-            value = values[at + k]
-            table[start[s] + k] = value
-            y += value
-            total += value * tau[start[s] + k]
-        sums[s] = np.round(y)
+        for k in range(start[s], start[s + 1]):
+            y += table[k]
+            total += table[k] * tau[k]
+        sums[s] = np.round(y) if whole else y
     return total

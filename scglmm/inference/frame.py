@@ -18,6 +18,7 @@ from scglmm.compression.strata import find_strata
 from scglmm.engine.structure import Structure, analyse
 
 if TYPE_CHECKING:
+    from scglmm.compression.tensor import Limits
     from scglmm.formula import Design
 
 
@@ -76,6 +77,9 @@ class Frame:
         (S,) cells of each stratum.
     covariance
         (p, p) of the columns of X over the cells.
+    limits
+        How far linear predictors may move over nodes in covariates of the cells; None without such nodes. With them
+        the rows are nodes and not strata, and their `n_cells` and counts are no whole numbers.
     """
 
     X: np.ndarray
@@ -87,6 +91,7 @@ class Frame:
     structure: Structure
     n_cells: np.ndarray
     covariance: np.ndarray
+    limits: Limits | None = None
 
     @property
     def has_constant(self) -> bool:
@@ -96,7 +101,7 @@ class Frame:
     @property
     def n_total(self) -> int:
         """Number of cells."""
-        return int(self.n_cells.sum())
+        return round(float(self.n_cells.sum()))
 
 
 def strata_of(design: Design, more: Sequence[np.ndarray] = ()) -> tuple[np.ndarray, np.ndarray]:
@@ -169,6 +174,7 @@ def null_frame(frame: Frame) -> Frame:
         frame.structure,
         frame.n_cells,
         np.zeros((1, 1)),
+        frame.limits,
     )
 
 

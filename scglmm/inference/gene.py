@@ -18,7 +18,7 @@ from .containment import Carrier, find_carrier
 from .frame import Frame, null_frame, restrict
 from .inflation import fit_from_starts, is_determined
 from .sd_profile import Profile, make_profile
-from .separation import null_space, separating_direction
+from .separation import loses_rank, null_space, separating_direction
 from .wald import satterthwaite
 
 OK, SINGULAR, POISSON_LIMIT, ZI_BOUNDARY, SEPARATED, NOT_CONVERGED = (
@@ -29,6 +29,7 @@ OK, SINGULAR, POISSON_LIMIT, ZI_BOUNDARY, SEPARATED, NOT_CONVERGED = (
     "separated",
     "not_converged",
 )
+BEYOND = "beyond"  # of a fit that needs other nodes: never reported, see `scglmm.inference.cell_level`
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class GeneFit:
     Attributes
     ----------
     status
-        `ok`, `singular`, `poisson_limit`, `zi_boundary`, `separated` or `not_converged`.
+        `ok`, `singular`, `poisson_limit`, `zi_boundary`, `separated` or `not_converged`; with nodes in covariates of
+        the cells also `beyond`: fit the gene with nodes for larger effects.
     beta, se, df
         (p,) estimates, standard errors and degrees of freedom (inf for a z test), natural log.
     vcov
@@ -134,7 +136,10 @@ def fit_gene(
     """
     p = frame.X.shape[1]
     zi_back = np.empty((0, 0)) if zi_back is None else zi_back
-    direction = separating_direction(frame.Q, data.y_sum)
+    limits = frame.limits
+    if limits is not None and loses_rank(frame.Q, data.y_sum):
+        return _empty(frame, BEYOND, method)  # whether it is separated only the cells can tell
+    direction = None if limits is not None else separating_direction(frame.Q, data.y_sum)
     if direction is not None:
         return _fit_separated(
             data, frame, direction, shift, method, adjust_se=adjust_se, limit=limit, n_quad=n_quad, zi_back=zi_back
@@ -146,6 +151,8 @@ def fit_gene(
     fitted = fit_from_starts(data, frame, reml, rate * frame.intercept, work)
     if n_quad > 1 and fitted.status != FAILED:
         fitted = refit(data, frame.structure, frame.Q, fitted, n_quad, work)
+    if limits is not None and (fitted.status == FAILED or not limits.hold(fitted.eta)):
+        return _empty(frame, BEYOND, method, fitted)
     # At its lower limit theta says only that one cell has nearly all counts: nothing can be tested there.
     if fitted.status == FAILED or (data.family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
         return _empty(frame, NOT_CONVERGED, method, fitted, zi_back.shape[0])

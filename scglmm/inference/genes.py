@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from scglmm.compression.nodes import Grid, Nodes
+from scglmm.compression.nodes import Grid, Nodes, sum_on_rows
 from scglmm.compression.tables import Part, Tables, accumulate_parts, gene_blocks
 from scglmm.engine.responses import Responses
 
+from .cell_level import Placed
 from .compressed import CODES
 from .containment import Carrier, find_carrier
 from .frame import Frame
-from .gene import GeneFit, fit_gene
+from .gene import BEYOND, GeneFit, fit_gene
 from .inflation import Inflation
 from .moderation import NO_PRIOR, Moderated, moderate, why_not_moderated
 from .prior import Prior
@@ -99,6 +100,7 @@ def fit_genes(
     n_jobs: int,
     max_bytes: float,
     progress: Callable[[int], object] = lambda n: None,
+    finer: Callable[[], Placed] | None = None,
 ) -> GeneFits:
     """Fit the model to every gene.
 
@@ -120,9 +122,12 @@ def fit_genes(
         Memory for the tables of a block.
     progress
         Called with the number of genes that have been fitted since the last call.
+    finer
+        See `fit_parts`.
     """
     part = Part(rows, nodes, genes)
-    return fit_parts(matrix, [part], [frame], options, n_jobs=n_jobs, max_bytes=max_bytes, progress=progress)[0]
+    how = {"n_jobs": n_jobs, "max_bytes": max_bytes, "progress": progress, "finer": [finer]}
+    return fit_parts(matrix, [part], [frame], options, **how)[0]
 
 
 def fit_parts(
@@ -135,13 +140,59 @@ def fit_parts(
     max_bytes: float,
     progress: Callable[[int], object] = lambda n: None,
     inflations: Sequence[Inflation | None] | None = None,
+    finer: Sequence[Callable[[], Placed] | None] | None = None,
 ) -> list[GeneFits]:
     """Fit several sets of cells, each its own model and genes; the matrix is read once for every block of genes.
 
-    The fits of each part are those of `fit_genes` to the last bit. A part with an inflation has `presence`.
+    The fits of each part are those of `fit_genes` to the last bit. A part with an inflation has `presence`. A part
+    with nodes in covariates of the cells has in `finer` what makes nodes for larger effects
+    (`scglmm.inference.cell_level`): its genes that need them are fitted again when all others are done.
     """
     inflations = [None] * len(parts) if inflations is None else inflations
     models = [_Model(*each, options) for each in zip(parts, frames, inflations, strict=True)]
+    found = _fit_all(matrix, parts, models, n_jobs, max_bytes, progress)
+    for k, again in enumerate([None] * len(parts) if finer is None else finer):
+        _fit_again(matrix, parts[k], again, options, found[k], n_jobs, max_bytes)
+    return [
+        _moderate(GeneFits(part.genes, *each, not_moderated=model.not_moderated), model.frame)
+        for part, model, each in zip(parts, models, found, strict=True)
+    ]
+
+
+def _fit_again(
+    matrix: Any,
+    part: Part,
+    finer: Callable[[], Placed] | None,
+    options: Options,
+    found: tuple[list[Any], np.ndarray, np.ndarray],
+    n_jobs: int,
+    max_bytes: float,
+) -> None:
+    """Replace the fits that need other nodes, with ever finer ones."""
+    fits, donors, totals = found
+    while finer is not None:
+        at = np.flatnonzero([fit.status == BEYOND for fit in fits])
+        if at.size == 0:
+            return
+        placed = finer()
+        part, finer = replace(part, nodes=placed.nodes), placed.finer
+        some = replace(part, genes=part.genes[at])
+        model = _Model(part, placed.frame, None, options)
+        (more,) = _fit_all(matrix, [some], [model], n_jobs, max_bytes, lambda n: None)
+        for i, gene_fit in zip(at, more[0], strict=True):
+            fits[i] = gene_fit
+        donors[at], totals[at] = more[1:]
+
+
+def _fit_all(
+    matrix: Any,
+    parts: Sequence[Part],
+    models: Sequence[_Model],
+    n_jobs: int,
+    max_bytes: float,
+    progress: Callable[[int], object],
+) -> list[tuple[list[Any], np.ndarray, np.ndarray]]:
+    """Fits, levels with counts and counts of the genes of every part."""
     fits: list[list[Any]] = [[None] * part.genes.size for part in parts]
     donors = [np.zeros(part.genes.size, np.int64) for part in parts]
     totals = [np.zeros(part.genes.size) for part in parts]
@@ -163,10 +214,7 @@ def fit_parts(
                     totals[k][at] = total
                 progress(len(found))
             del tables, tasks
-    return [
-        _moderate(GeneFits(part.genes, *each, not_moderated=model.not_moderated), model.frame)
-        for part, model, *each in zip(parts, models, fits, donors, totals, strict=True)
-    ]
+    return list(zip(fits, donors, totals, strict=True))
 
 
 def _moderate(fits: GeneFits, frame: Frame) -> GeneFits:
@@ -211,8 +259,7 @@ class _Model:
         self.shift = float(part.nodes.offset.max()) if frame.has_constant else 0.0
         self.grid = part.nodes.grid
         if options.family == "poisson" and inflation is None:
-            exposure = np.exp(part.nodes.offset - self.shift)
-            self.exposure = np.bincount(part.nodes.stratum, exposure, part.nodes.n_strata)
+            self.exposure = sum_on_rows(part.nodes, np.exp(part.nodes.offset - self.shift))
 
     def task(self, tables: Tables, begin: int) -> tuple[Any, ...]:
         """Arguments of `_fit_task` for the genes from `begin` on."""
@@ -248,6 +295,6 @@ def _fit_task(
         data = responses[g]
         fits.append(fit_gene(data, frame, carriers, shift, options.method, **how))
         groups = frame.terms[0].codes if frame.terms else np.zeros(data.y_sum.size, np.int64)
-        donors.append(np.unique(groups[data.y_sum > 0]).size)
-        totals.append(float(data.y_sum.sum()))
+        donors.append(int(np.count_nonzero(np.bincount(groups, data.y_sum) > 0.5)))
+        totals.append(float(np.round(data.y_sum.sum())))
     return fits, donors, totals

@@ -49,6 +49,19 @@ def separating_direction(Q: np.ndarray, counts: np.ndarray) -> np.ndarray | None
     return null @ found.x
 
 
+def loses_rank(Q: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether cells with counts leave a direction of the coefficients free, so that a gene may be separated.
+
+    Parameters
+    ----------
+    Q, counts
+        As for `separating_direction`, where rows are nodes in covariates of the cells, on which counts may be negative:
+        the sum over the cells of y x x' is exact on them.
+    """
+    values = np.linalg.eigvalsh((Q * (counts / counts.sum())[:, None]).T @ Q)
+    return bool(values[0] <= TOLERANCE * values[-1])
+
+
 def null_space(Q: np.ndarray) -> np.ndarray:
     """(p, m) orthonormal basis of the directions d with Q d = 0."""
     values, vectors = np.linalg.eigh(Q.T @ Q)

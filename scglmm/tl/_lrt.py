@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scanpy import logging as logg
 
-from scglmm.compression.nodes import Nodes, make_nodes
 from scglmm.formula import Design, build_design, parse_formula
+from scglmm.inference.cell_level import place_models
 from scglmm.inference.frame import Frame, make_frame, strata_of
 from scglmm.inference.gene import NOT_CONVERGED
 from scglmm.inference.genes import Options, fit_genes
@@ -217,8 +217,16 @@ class _Models:
         # The smaller model on the strata of the larger: the same nodes, so that what interpolation errs by cancels.
         stratum, first = strata_of(self.full)
         self.family = str(entry.get("family", "nbinom2"))
-        self.nodes: Nodes = make_nodes(stratum, offset, tolerance(summary), singularity=singularity(self.family))
-        self.frames: list[Frame] = [make_frame(design, first, self.nodes.n_cells) for design in (self.full, smaller)]
+        designs = [self.full, smaller]
+        self.frames: list[Frame] = [make_frame(design, first, np.bincount(stratum)) for design in designs]
+        self.placed = place_models(
+            designs,
+            self.frames,
+            stratum,
+            offset,
+            tolerance=tolerance(summary),
+            singularity=singularity(self.family),
+        )
 
     def _offset(self, summary: Summary, entry: Mapping[str, Any], key: str) -> np.ndarray:
         design: Design = self.full
@@ -252,15 +260,16 @@ class _Models:
                 fit_genes(
                     source.matrix,
                     np.flatnonzero(self.full.kept),
-                    self.nodes,
-                    frame,
+                    placed.nodes,
+                    placed.frame,
                     source.columns[positions],
                     Options(method="ml", null=False, limit=True, family=self.family),
                     n_jobs=n_jobs,
                     max_bytes=TABLE_BYTES,
                     progress=bar.update,
+                    finer=placed.finer,
                 )
-                for frame in self.frames
+                for placed in self.placed
             ]
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scanpy import logging as logg
 
-from scglmm.compression.nodes import Nodes
 from scglmm.inference.advice import WARNING, Layout, advise
+from scglmm.inference.cell_level import Placed
 from scglmm.inference.genes import GeneFits, Options, fit_parts
 from scglmm.results.write import check_target, write_results
 
@@ -180,10 +180,11 @@ def nbmm(
     run = prepare_run(adata, formula, options, mask_var)
     check_moderation(run, options)
     _advise(run, adata.obs)
-    nodes = run.place_nodes()
-    start = logg.info(_announce(formula, run, nodes))
+    placed = run.place_nodes()
+    nodes = [each.nodes for each in placed]
+    start = logg.info(_announce(formula, run, placed))
     how = Options(method=method, moderate=moderate, family=family, n_quad=int(n_quad))
-    fits = _fit(run, nodes, how, effective_jobs(n_jobs))
+    fits = _fit(run, placed, how, effective_jobs(n_jobs))
     tables = make_tables(adata.var_names, run, fits, options)
     info = describe_run(formula, options, run, nodes, tables)
     info["moderation"] = describe_moderation(run, fits)
@@ -207,25 +208,40 @@ def _advise(run: Run, obs: pd.DataFrame) -> None:
             logg.hint(where + text)
 
 
-def _announce(formula: str, run: Run, nodes: list[Nodes]) -> str:
+def _announce(formula: str, run: Run, placed: list[Placed]) -> str:
+    nodes = [each.nodes for each in placed]
     cells, strata, size = np.sum([(each.stratum.size, each.n_strata, each.size) for each in nodes], axis=0)
     what = (
         f"{run.n_fits} genes"
         if run.fitted[0].name is None
         else f"the genes of {len(run.fitted)} groups ({run.n_fits} fits)"
     )
-    return f"fitting {formula} to {what}: {cells} cells, {strata} strata, {size} nodes"
+    return f"fitting {formula} to {what}: {cells} cells, {strata} strata, {size} nodes{explain_nodes(placed)}"
 
 
-def _fit(run: Run, nodes: list[Nodes], how: Options, n_jobs: int) -> list[GeneFits]:
+def explain_nodes(placed: list[Placed]) -> str:
+    """Say which covariates of the cells have nodes of their own, and for which effects."""
+    names = dict.fromkeys(name for each in placed for name in each.covariates)
+    if not names:
+        return ""
+    bound = min(each.bound for each in placed)
+    differ = "differs" if len(names) == 1 else "differ"
+    return (
+        f" ({', '.join(names)} {differ} between the cells of a stratum: nodes along it for log fold changes up to "
+        f"{bound:g} per standard deviation; genes with larger ones are fitted again)"
+    )
+
+
+def _fit(run: Run, placed: list[Placed], how: Options, n_jobs: int) -> list[GeneFits]:
     with progress_bar(run.n_fits) as bar:
         return fit_parts(
             run.source.matrix,
-            run.parts(nodes),
-            [group.frame for group in run.fitted],
+            run.parts(placed),
+            [each.frame for each in placed],
             how,
             n_jobs=n_jobs,
             max_bytes=TABLE_BYTES,
             progress=bar.update,
             inflations=[group.inflation for group in run.fitted],
+            finer=[each.finer for each in placed],
         )

@@ -12,6 +12,7 @@ import pandas as pd
 
 from scglmm.compression.nodes import Nodes
 from scglmm.compression.tables import Part, accumulate_parts, gene_blocks, gene_bytes
+from scglmm.inference.cell_level import Placed
 from scglmm.inference.genes import Options, fit_parts
 
 from . import _nbmm
@@ -81,11 +82,11 @@ def plan_run(
     """
     check_arguments(adata, formula, options, n_jobs, copy=False)
     run = prepare_run(adata, formula, options, mask_var)
-    nodes = run.place_nodes()
-    parts = run.parts(nodes)
+    placed = run.place_nodes()
+    nodes, parts = [each.nodes for each in placed], run.parts(placed)
     seconds = None
     if trial > 0 and run.n_fits:
-        seconds = _expected_seconds(run, parts, options, effective_jobs(n_jobs), trial)
+        seconds = _expected_seconds(run, parts, placed, options, effective_jobs(n_jobs), trial)
     return Plan(_terms(run), _groups(run, nodes), run.positions.size, run.n_fits, seconds, _memory(run, parts))
 
 
@@ -155,7 +156,9 @@ def _groups(run: Run, nodes: list[Nodes]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _expected_seconds(run: Run, parts: list[Part], options: RunOptions, n_jobs: int, trial: int) -> float:
+def _expected_seconds(
+    run: Run, parts: list[Part], placed: list[Placed], options: RunOptions, n_jobs: int, trial: int
+) -> float:
     """Time some fits on one thread, and the passes over the counts, and scale both up."""
     pairs = [(k, j) for k, part in enumerate(parts) for j in range(part.genes.size)]
     totals = np.concatenate(
@@ -169,7 +172,7 @@ def _expected_seconds(run: Run, parts: list[Part], options: RunOptions, n_jobs: 
         for k, part in enumerate(parts)
     ]
     used = [k for k, part in enumerate(few) if part.genes.size]
-    few, frames = [few[k] for k in used], [run.fitted[k].frame for k in used]
+    few, frames = [few[k] for k in used], [placed[k].frame for k in used]
     inflations = [run.fitted[k].inflation for k in used]
     how = Options(method=options.method, family=options.family, n_quad=int(options.n_quad))
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scanpy import logging as logg
 
-from scglmm.compression.nodes import ZERO_INFLATED, Nodes, make_nodes
+from scglmm.compression.nodes import ZERO_INFLATED
 from scglmm.compression.tables import Part
+from scglmm.inference.cell_level import Placed, place_models
 
 from ._counts import Source, check_counts, find_counts
 from ._groups import Group, check_some_fitted, prepare_groups
@@ -48,6 +49,8 @@ class Run:
         What the offset is.
     family
         `"nbinom2"` or `"poisson"`.
+    n_quad
+        Points of adaptive quadrature.
     """
 
     groups: list[Group]
@@ -59,29 +62,34 @@ class Run:
     testable: list[np.ndarray]
     offset_name: str
     family: str = "nbinom2"
+    n_quad: int = 1
 
     @property
     def n_fits(self) -> int:
         """Number of fits: genes, over all groups."""
         return sum(int(able.sum()) for able in self.testable)
 
-    def place_nodes(self) -> list[Nodes]:
+    def place_nodes(self) -> list[Placed]:
         """Place the nodes of every group."""
-        return [
-            make_nodes(
+        placed = []
+        for group, offset, summary in zip(self.fitted, self.offsets, self.summaries, strict=True):
+            inflated = group.inflation is not None
+            placed += place_models(
+                [group.design],
+                [group.frame],
                 group.stratum,
                 offset,
-                tolerance(summary),
-                singularity=singularity(self.family, group.inflation is not None),
+                tolerance=tolerance(summary),
+                singularity=singularity(self.family, inflated),
+                interpolate=not inflated and self.n_quad == 1,
             )
-            for group, offset, summary in zip(self.fitted, self.offsets, self.summaries, strict=True)
-        ]
+        return placed
 
-    def parts(self, nodes: list[Nodes]) -> list[Part]:
+    def parts(self, placed: list[Placed]) -> list[Part]:
         """Cells and columns of the matrix that every group fits."""
         return [
-            Part(group.used, each, self.source.columns[self.positions[able]], group.inflation is not None)
-            for group, each, able in zip(self.fitted, nodes, self.testable, strict=True)
+            Part(group.used, each.nodes, self.source.columns[self.positions[able]], group.inflation is not None)
+            for group, each, able in zip(self.fitted, placed, self.testable, strict=True)
         ]
 
 
@@ -116,7 +124,9 @@ def prepare_run(adata: AnnData, formula: str, options: RunOptions, mask_var: Any
         fitted, summaries, offsets, testable = (
             [each[k] for k in kept] for each in (fitted, summaries, offsets, testable)
         )
-    return Run(groups, fitted, source, positions, summaries, offsets, testable, offset_name, options.family)
+    return Run(
+        groups, fitted, source, positions, summaries, offsets, testable, offset_name, options.family, options.n_quad
+    )
 
 
 def _sum_counts(adata: AnnData, source: Source, groups: list[Group]) -> list[Summary]:

@@ -101,7 +101,7 @@ def few_and_many() -> tuple[np.ndarray, np.ndarray]:
 def basis_of(nodes: Nodes, cell: int) -> np.ndarray:
     start, stop = nodes.start[nodes.stratum[cell]], nodes.start[nodes.stratum[cell] + 1]
     basis = np.zeros(stop - start)
-    lagrange_basis.py_func(nodes.offset[cell], nodes.tau, start, stop, basis)
+    lagrange_basis.py_func(nodes.offset[cell], nodes.tau, nodes.axes.weight, start, stop, basis)
     return basis
 
 
@@ -212,7 +212,7 @@ def test_basis_at_a_node_is_exact():
     nodes = make_nodes(np.zeros(300, np.int64), np.random.default_rng(5).normal(size=300))
     for k in range(nodes.size):
         basis = np.full(nodes.size, np.nan)
-        lagrange_basis.py_func(nodes.tau[k], nodes.tau, 0, nodes.size, basis)
+        lagrange_basis.py_func(nodes.tau[k], nodes.tau, nodes.axes.weight, 0, nodes.size, basis)
         assert basis.tolist() == [float(j == k) for j in range(nodes.size)]
 
 
