@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData, ImplicitModificationWarning
-from anndata import Raw
+from anndata import AnnData, ImplicitModificationWarning, Raw
 from hypothesis import HealthCheck, settings
 from scipy import sparse
 

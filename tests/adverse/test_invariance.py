@@ -12,7 +12,6 @@ from anndata import AnnData
 from conduct import few_or_many
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import sparse
 from strategies import DISORDER, FORMATS, Sane, sane, stored
 
 import scglmm
@@ -153,7 +152,9 @@ def test_reference_level(examples: int):
         one = fit(adata, case)
         levels = list(adata.obs[column].cat.categories)
         reference = levels[first % len(levels)]
-        adata.obs[column] = adata.obs[column].cat.reorder_categories([reference, *(v for v in levels if v != reference)])
+        adata.obs[column] = adata.obs[column].cat.reorder_categories(
+            [reference, *(v for v in levels if v != reference)]
+        )
         two = fit(adata, case)
         assert_same_fit(one, two)
         before, after = (
