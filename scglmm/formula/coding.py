@@ -25,6 +25,7 @@ from .terms import Terms
 
 INTERCEPT = "(Intercept)"
 MAX_LEVELS = 1000
+LARGEST = 1e100  # squares of larger numbers, and of the inverse of them, leave the range of numbers
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class Coder:
                 names.append(INTERCEPT)
         _check_unique(names)
         self._check_finite(matrix, fixed, factors)
+        _check_size_of_values(matrix, fixed)
         spec.transform_state.update(self.state)
         return Coded(matrix, names, fixed, spec)
 
@@ -140,7 +142,8 @@ class Coder:
         values = {name: self.evaluate(factor) for name, factor in factors.items()}
         materializer = PandasMaterializer(pd.DataFrame(index=pd.RangeIndex(self.n)), context=values)
         try:
-            matrix = materializer.get_model_matrix(spec)
+            with np.errstate(all="ignore"):  # inf * 0 in a product: `_check_finite` says where
+                matrix = materializer.get_model_matrix(spec)
         except Exception as error:
             # formulaic's errors derive from Exception
             msg = f"The terms {', '.join(factors) or '1'} could not be coded: {error}"
@@ -185,7 +188,7 @@ class Coder:
 
     def _check_finite(self, matrix: np.ndarray, terms: list[FixedTerm], factors: Mapping[str, Expression]) -> None:
         """Check that no value is infinite or undefined, as log(0) is."""
-        if np.isfinite(matrix.sum()):
+        if np.isfinite(matrix).all():
             return
         for term in terms:
             bad = ~np.isfinite(matrix[:, list(term.columns)]).all(axis=1)
@@ -204,6 +207,18 @@ class Coder:
             f"{name!r} is infinite or undefined in {int(bad.sum()):,} of {self.n:,} cells"
             f"{' (' + ', '.join(ranges) + ')' if ranges else ''}. Correct these values or leave the cells out."
         )
+
+
+def _check_size_of_values(matrix: np.ndarray, terms: list[FixedTerm]) -> None:
+    """Check that the columns can be squared and summed."""
+    for term in terms:
+        for size in np.abs(matrix[:, list(term.columns)]).max(axis=0, initial=0.0):
+            if size > LARGEST or 0 < size < 1 / LARGEST:
+                msg = (
+                    f"{term.name!r} has values up to {size:.3g} in size, which cannot be computed with: give it in "
+                    "other units."
+                )
+                raise DesignError(msg)
 
 
 def _factors(terms: Terms) -> dict[str, Expression]:

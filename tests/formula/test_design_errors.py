@@ -214,6 +214,20 @@ def test_the_rank_is_found_by_blocks(monkeypatch):
     assert aliased_columns(x[:, :5], intercept=True) == {}
 
 
+@pytest.mark.parametrize("factor", [1e300, 1e-300, 1e101, 1e-120])
+@pytest.mark.parametrize("formula", ["~ x", "~ Dx + z:x", "~ Dx + (x|donor)"])
+def test_values_that_cannot_be_squared(formula: str, factor: float):
+    with pytest.raises(DesignError, match=r"x' has values up to .*: give it in other units"):
+        build_design(parse_formula(formula), OBS.assign(x=(1 + np.abs(X)) * factor))
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_times_zero():
+    """An interaction with an infinite column says so, without a warning of numpy's."""
+    with pytest.raises(DesignError, match="infinite or undefined"):
+        build_design(parse_formula("~ Dx:I(x // 0)"), OBS)
+
+
 @given(st.integers(0, 2**32 - 1), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_rank_of_random_designs(seed: int, intercept: bool):
