@@ -1,8 +1,8 @@
 """From disk: 1,000,000 cells × 2,000 genes that are never in memory, against reading and summing the same file.
 
 Simulates an h5ad with gzip and one without (about a minute), then, in processes of their own: `X` read in row chunks
-and summed, and `scglmm.tl.nbmm` on ``read_h5ad(backed="r")``. Printed are peak resident memory, wall time, the fits' CPU
-time per gene, and the ratio of everything but the fits to the read-and-sum.
+and summed, and `scglmm.tl.nbmm` on ``read_h5ad(backed="r")``. Printed are peak resident memory, wall time, the CPU
+time of the fits per gene, and the ratio of everything but the fits to the read-and-sum.
 
     python -m benchmarks.large                                     # everything
     python -m benchmarks.large --simulate-only --folder data/big   # the files alone

@@ -22,9 +22,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 
-ONE_THREAD = {
-    name: "1"
-    for name in (
+ONE_THREAD = dict.fromkeys(
+    (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
@@ -32,8 +31,9 @@ ONE_THREAD = {
         "NUMBA_NUM_THREADS",
         "VECLIB_MAXIMUM_THREADS",
         "RAYON_NUM_THREADS",
-    )
-}
+    ),
+    "1",
+)
 
 RESULT = "RESULT "  # before the line of JSON that a worker process prints
 
