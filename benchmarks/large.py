@@ -111,7 +111,7 @@ def fit_from_disk(path: str, formula: str, method: str, n_jobs: int) -> None:
     warnings.simplefilter("ignore")
     how = {"ml": {"method": "ml"}, "reml": {"moderate": False}, "moderated": {}}[method]
     adata = ad.read_h5ad(path, backed="r")
-    # Compiled code is loaded on a few cells and genes first, counted as floats as in the file: it is no part of the bar.
+    # Compiled code is loaded on a few cells and genes first: that is no part of what is measured.
     small = adata[: min(20_000, adata.n_obs)].to_memory()
     dense = np.argsort(-np.asarray(small.X.sum(axis=0)).ravel())[:250]
     small = small[:, np.sort(dense)].copy()

@@ -94,8 +94,8 @@ class Simulator:
 
     def _scale(self, rate: np.ndarray, log_mean: np.ndarray, rng: np.random.Generator) -> float:
         """Log factor of all means with which the expected share of non-zero counts is the density."""
-        cells = rng.choice(self.study.cells, min(2000, self.study.cells), replace=False)
-        genes = rng.choice(self.study.genes, min(300, self.study.genes), replace=False)
+        cells = rng.choice(self.study.cells, min(1000, self.study.cells), replace=False)
+        genes = rng.choice(self.study.genes, min(4000, self.study.genes), replace=False)
         mu = self.size[cells, None] * np.exp(rate[np.ix_(self.donor[cells], genes)] + log_mean[genes])
         low, high = -30.0, 10.0
         for _ in range(40):

@@ -1,6 +1,6 @@
 r"""The log-likelihood at given estimates, by adaptive Gauss–Hermite quadrature on the cells.
 
-.. math:: \log L = \sum_d \log \int \prod_{i \in d} NB2(y_i \mid e^{o_i + x_i'\beta + u}, \theta)\, N(u; 0, \sigma^2)\, du
+.. math:: \log L = \sum_d \log \int N(u; 0, \sigma^2) \prod_{i \in d} NB2(y_i \mid e^{o_i + x_i'\beta + u}, \theta)\, du
 
 numpy and scipy on the uncompressed cells, and nothing of scglmm's engine, so that it favours nobody. With one point it
 is the Laplace approximation with the observed curvature, which glmmTMB maximises; with 25 points it is the integral.
