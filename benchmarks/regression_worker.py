@@ -6,19 +6,21 @@ import json
 import sys
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
-
-import anndata as ad
-import scanpy as sc
-
-import scglmm
 
 
 def main() -> None:
     """Answer requests, a line of JSON each."""
     tree, data = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
-    if tree not in Path(scglmm.__file__).resolve().parents:
-        raise SystemExit(f"scglmm comes from {scglmm.__file__}, not from {tree}")
+    found = find_spec("scglmm")
+    if found is None or found.origin is None or tree not in Path(found.origin).resolve().parents:
+        raise SystemExit(f"there is no scglmm in {tree}")
+    import anndata as ad
+    import scanpy as sc
+
+    import scglmm
+
     sc.settings.verbosity = 0
     warnings.simplefilter("ignore")
     loaded = {}

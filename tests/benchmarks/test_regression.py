@@ -42,7 +42,7 @@ def test_a_tree_agrees_with_itself(data):
 def test_a_wrong_tree_is_refused(data, tmp_path):
     side = regression.Side(tmp_path, data)
     try:
-        with pytest.raises(WorkerFailed, match="scglmm"):
+        with pytest.raises(WorkerFailed, match="there is no scglmm"):
             side.run(regression.CASES["nested"])
     finally:
         side.close()

@@ -87,10 +87,9 @@ def test_from_disk(tmp_path, capsys, monkeypatch):
         return found[-1]
 
     monkeypatch.setattr(large, "run_module", here)
-    large.main(
-        ["--cells", "1500", "--genes", "30", "--donors", "12", "--density", "0.2", "--folder", str(tmp_path)]
-        + ["--compression", "gzip", "--method", "ml", "--n-jobs", "1", "--chunk", "400"]
-    )
+    small = "--cells 1500 --genes 30 --donors 12 --density 0.2"
+    how = "--compression gzip --method ml --n-jobs 1 --chunk 400 --folder"
+    large.main([*small.split(), *how.split(), str(tmp_path)])
     printed = capsys.readouterr().out
     assert "times the read and sum" in printed
     (path,) = tmp_path.glob("*.h5ad")
