@@ -1,0 +1,5 @@
+"""``python -m benchmarks.speed``."""
+
+from .run import main
+
+main()
