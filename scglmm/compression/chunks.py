@@ -92,7 +92,7 @@ def chunks(matrix: Any, first: int = 0, last: int | None = None) -> Iterator[Chu
 
 
 def as_sparse(part: Any) -> sp.csr_array | sp.csc_array | sp.csr_matrix | sp.csc_matrix:
-    """Make a piece that was read sparse and tidy; it may be changed in place."""
+    """Make a piece sparse and tidy; what is given is left as it is."""
     if hasattr(part, "compute"):
         part = part.compute()
     if hasattr(part, "to_memory"):
@@ -103,6 +103,7 @@ def as_sparse(part: Any) -> sp.csr_array | sp.csc_array | sp.csr_matrix | sp.csc
     elif part.format not in ("csr", "csc"):
         part = part.tocsr()
     if not part.has_canonical_format:
+        part = part.copy()
         part.sum_duplicates()
     return part
 
@@ -125,6 +126,10 @@ def read_column(matrix: Any, column: int) -> np.ndarray:
 def cell_totals(matrix: Any) -> np.ndarray:
     """Total (n_obs,) of every row. Of CSR on disk only half the bytes are read."""
     out = np.zeros(matrix.shape[0])
+    if is_dask(matrix):
+        from .mapreduce import sum_up
+
+        return sum_up(matrix, np.full(out.size, -1), 1)[0].cell_total
     if is_stored_sparse(matrix) and matrix.format == "csr":
         indptr, data = matrix.group["indptr"][:], matrix.group["data"]
         for begin, end in _stretches(indptr, 0, out.size, data.dtype.itemsize):
