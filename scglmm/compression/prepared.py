@@ -20,7 +20,7 @@ import numpy as np
 from scglmm._jit import entry
 
 from .nodes import Grid, Nodes, lagrange_basis
-from .tables import Part, Tables
+from .tables import Part, Tables, accumulate_parts
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class Prepared:
         """(n_obs, n_vars)."""
         return self.matrix.shape
 
-    def tables_of(self, parts: Sequence[Part]) -> list[Tables]:
-        """Tables of parts whose nodes are among `nodes`; see `scglmm.compression.tables.accumulate_parts`."""
-        return [self._take(part) for part in parts]
+    def tables_of(self, parts: Sequence[Part], n_jobs: int = 1) -> list[Tables]:
+        """Do what `scglmm.compression.tables.accumulate_parts` does; for nodes not in `nodes` the matrix is read."""
+        known = [next((k for k, nodes in enumerate(self.nodes) if nodes is part.nodes), -1) for part in parts]
+        others = [part for part, k in zip(parts, known, strict=True) if k < 0]
+        read = iter(accumulate_parts(self.matrix, others, n_jobs) if others else [])
+        return [next(read) if k < 0 else self._take(part, k) for part, k in zip(parts, known, strict=True)]
 
-    def _take(self, part: Part) -> Tables:
-        k = next(k for k, nodes in enumerate(self.nodes) if nodes is part.nodes)
+    def _take(self, part: Part, k: int) -> Tables:
         source, finer = self.tables[k], self.finer[k]
         by_gene = np.argsort(source.genes, kind="stable")
         at = by_gene[np.searchsorted(source.genes, part.genes, sorter=by_gene)]

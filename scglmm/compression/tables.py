@@ -130,7 +130,7 @@ def accumulate_parts(matrix: Any, parts: Sequence[Part], n_jobs: int = 1) -> lis
         Threads. A dask array is summed by dask, whose scheduler decides.
     """
     if hasattr(matrix, "tables_of"):
-        return matrix.tables_of(parts)
+        return matrix.tables_of(parts, n_jobs)
     if is_dask(matrix):
         from .mapreduce import sum_parts
 
