@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from scglmm.compression.counts import is_in_memory_sparse, row_chunks
+from scglmm.compression.chunks import cell_totals, read_column
 from scglmm.formula import Design, build_design, parse_formula
 from scglmm.results import StoredResult
 from scglmm.results.names import storable
@@ -56,11 +56,7 @@ class Cells:
 
     def counts(self, gene: int) -> np.ndarray:
         """Read the counts (n,) of the gene at a position in `adata.var`."""
-        matrix, column = self.source.matrix, self.column(gene)
-        if is_in_memory_sparse(matrix):
-            return np.asarray(matrix[:, [column]].todense()).ravel()[self.rows]
-        chunks = [np.asarray(chunk[:, [column]].todense()).ravel() for _, chunk in row_chunks(matrix)]
-        return np.concatenate(chunks)[self.rows]
+        return read_column(self.source.matrix, self.column(gene))[self.rows]
 
 
 def grouping(adata: AnnData, result: StoredResult) -> str | None:
@@ -100,7 +96,7 @@ def fitted_cells(adata: AnnData, result: StoredResult, group: str | None) -> Cel
     rows = rows[design.kept]
     offset = design.offset
     if offset is None:
-        offset = np.log(_totals(source.matrix)[rows])
+        offset = np.log(cell_totals(source.matrix)[rows])
     return Cells(rows, design, offset, source, str(entry.get("method", "reml")), _model(entry))
 
 
@@ -110,8 +106,3 @@ def _model(entry: Mapping[str, Any]) -> str:
     if entry.get("ziformula") is not None:
         family += f" with ziformula={str(entry['ziformula'])!r}"
     return family + (f" with n_quad={int(entry['n_quad'])}" if int(entry.get("n_quad", 1)) > 1 else "")
-
-
-def _totals(matrix: Any) -> np.ndarray:
-    chunks = [matrix] if is_in_memory_sparse(matrix) else (chunk for _, chunk in row_chunks(matrix))
-    return np.concatenate([np.asarray(chunk.sum(axis=1), dtype=np.float64).ravel() for chunk in chunks])

@@ -12,7 +12,7 @@ from joblib import Parallel, delayed
 from scanpy import logging as logg
 from scipy import sparse
 
-from scglmm.compression.counts import is_in_memory_sparse, row_chunks
+from scglmm.compression.chunks import chunks
 from scglmm.formula import Design, build_design, parse_inflation
 from scglmm.inference.genes import GENES_PER_TASK, Options
 from scglmm.inference.leave_out import Estimates, Study, join
@@ -39,6 +39,7 @@ WORTH = 0.2  # share of the effect that one has to take away, to first order, to
 HUGE_EFFECT = 10.0  # natural log, over the range of a covariate
 HUGE_VARIANCE = 9.0
 TINY_THETA = 0.01
+ROWS = 50_000  # that are looked at at once
 AGREE = 0.01  # log-likelihoods that differ by more are not those of the same data
 
 
@@ -474,21 +475,31 @@ def _check_cells(
         raise ValueError(msg)
 
 
-def _blocks(matrix: Any) -> Iterator[tuple[int, sparse.csr_array]]:
-    """First row and rows, some at a time."""
-    if not is_in_memory_sparse(matrix):
-        yield from row_chunks(matrix)
-        return
-    step = 50_000 if matrix.format == "csr" else matrix.shape[0]
-    for first in range(0, matrix.shape[0], max(1, step)):
-        yield first, sparse.csr_array(matrix[first : first + step] if step < matrix.shape[0] else matrix)
+def _blocks(matrix: Any) -> Iterator[tuple[int, int, sparse.csr_array]]:
+    """First row, first column and rows, some at a time; for every column, rows come in increasing order."""
+    for chunk in chunks(matrix):
+        step = ROWS if chunk.matrix.format == "csr" else max(1, chunk.matrix.shape[0])
+        for first in range(0, chunk.matrix.shape[0], step):
+            part = chunk.matrix if step >= chunk.matrix.shape[0] else chunk.matrix[first : first + step]
+            yield chunk.row + first, chunk.column, sparse.csr_array(part)
 
 
 def columns_of(cells: Cells, genes: np.ndarray) -> sparse.csc_array:
     """Read the counts (n, G) of genes at positions in `adata.var`, on the cells."""
+    matrix = cells.source.matrix
     columns = np.array([cells.column(int(gene)) for gene in genes], np.int64)
-    blocks = [sparse.csr_array(block[:, columns]) for _, block in _blocks(cells.source.matrix)]
-    return sparse.csc_array(sparse.vstack(blocks, format="csr")[cells.rows], dtype=np.float64)
+    rows, places, values = [], [], []
+    for chunk in chunks(matrix, int(columns.min()), int(columns.max()) + 1) if columns.size else []:
+        inside = np.flatnonzero((columns >= chunk.columns.start) & (columns < chunk.columns.stop))
+        part = chunk.matrix[:, columns[inside] - chunk.column].tocoo()
+        rows.append(chunk.row + part.row)
+        places.append(inside[part.col])
+        values.append(part.data.astype(np.float64))
+    shape = (matrix.shape[0], columns.size)
+    if not rows:
+        return sparse.csc_array(shape)[cells.rows]
+    at = np.concatenate(rows), np.concatenate(places)
+    return sparse.csc_array(sparse.csr_array((np.concatenate(values), at), shape=shape)[cells.rows])
 
 
 def largest(matrix: Any, rows: np.ndarray, codes: np.ndarray, n_levels: int) -> tuple[np.ndarray, ...]:
@@ -500,18 +511,19 @@ def largest(matrix: Any, rows: np.ndarray, codes: np.ndarray, n_levels: int) -> 
     number = np.full(matrix.shape[0], -1, np.int64)
     number[rows] = np.arange(rows.size)
     cell, count, by_level = np.zeros(m, np.int64), np.zeros(m), np.zeros((n_levels, m))
-    for first, block in _blocks(matrix):
+    for first, column, block in _blocks(matrix):
         inside = np.flatnonzero(number[first : first + block.shape[0]] >= 0)
         if not inside.size:
             continue
+        here = slice(column, column + block.shape[1])
         own = block[inside].astype(np.float64)
         numbers = number[first + inside]
         at = codes[numbers], np.arange(inside.size)
-        by_level += sparse.csr_array((np.ones(inside.size), at), shape=(n_levels, inside.size)) @ own
+        by_level[:, here] += sparse.csr_array((np.ones(inside.size), at), shape=(n_levels, inside.size)) @ own
         top = own.max(axis=0).toarray().ravel()
         row = np.repeat(numbers, np.diff(own.indptr))
-        hit = (own.data == top[own.indices]) & (top[own.indices] > count[own.indices])
+        hit = (own.data == top[own.indices]) & (top[own.indices] > count[here][own.indices])
         # backwards, so that the first of several stays
-        cell[own.indices[hit][::-1]] = row[hit][::-1]
-        count = np.maximum(count, top)
+        cell[here][own.indices[hit][::-1]] = row[hit][::-1]
+        count[here] = np.maximum(count[here], top)
     return cell, count, by_level.argmax(axis=0), by_level.max(axis=0), by_level.sum(axis=0)
