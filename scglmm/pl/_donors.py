@@ -171,7 +171,9 @@ def donors(
             handles.append(_zero_handle())
             names.append("no counts")
         draw = _draw_curve if numeric else _draw_estimates
-        for found, colour, beside in ((naive, _NAIVE, 0.17), (estimate, "black", 0.0)):
+        # right of the points, where many donors take more room
+        right = 0.17 if numeric else max(0.17, 0.08 + np.max(places - np.round(places)))
+        for found, colour, beside in ((naive, _NAIVE, right), (estimate, "black", 0.0)):
             if found is not None:
                 handles.append(draw(ax, found, scale, colour, beside))
                 names.append(f"{'estimate' if colour == 'black' else 'cells as replicates'}, {100 * level:g}%")
