@@ -13,7 +13,15 @@ from scanpy import settings
 from scipy import stats
 
 from scglmm.mixed import GLMMResult, influence, vif
-from scglmm.pl._style import FONTSIZE, GREY_LINE, GREY_POINT, OKABE_ITO, journal_style, open_frame
+from scglmm.pl._style import (
+    FONTSIZE,
+    GREY_LINE,
+    GREY_POINT,
+    OKABE_ITO,
+    journal_style,
+    label_log_axis,
+    open_frame,
+)
 
 BLUE, ORANGE, RED = OKABE_ITO["blue"], OKABE_ITO["orange"], OKABE_ITO["vermillion"]
 MAX_LABEL = 18
@@ -189,6 +197,13 @@ def _fitted(fit: GLMMResult) -> tuple[np.ndarray, str]:
     return np.exp(fit.estimates.eta), "Fitted mean (log scale)"
 
 
+def _log_scale(ax: Axes, fit: GLMMResult) -> None:
+    """Put fitted means on a logarithmic axis."""
+    if fit.family != "gaussian":
+        ax.set_xscale("log")
+        label_log_axis(ax.xaxis, *ax.get_xlim())
+
+
 def _points(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
     size = 6 if x.size < 1000 else 3 if x.size < 10_000 else 1.5
     alpha = float(np.clip(0.6 * np.sqrt(500 / x.size), 0.08, 0.6))
@@ -207,8 +222,7 @@ def _against_fitted(ax: Axes, fit: GLMMResult, residuals: np.ndarray) -> None:
     _points(ax, x, residuals)
     _trend(ax, x, residuals)
     ax.axhline(0, color=GREY_LINE, lw=0.6, ls="--")
-    if fit.family != "gaussian":
-        ax.set_xscale("log")
+    _log_scale(ax, fit)
     ax.set(xlabel=label, ylabel="Quantile residual")
     _title(ax, "Residuals against fitted", "median (line) flat and near 0?")
 
@@ -220,8 +234,7 @@ def _scale_location(ax: Axes, fit: GLMMResult, residuals: np.ndarray) -> None:
     _trend(ax, x, root)
     # median of the root of |z|
     ax.axhline(np.sqrt(stats.norm.ppf(0.75)), color=GREY_LINE, lw=0.6, ls="--")
-    if fit.family != "gaussian":
-        ax.set_xscale("log")
+    _log_scale(ax, fit)
     ax.set(xlabel=label, ylabel="√|Quantile residual|")
     _title(ax, "Scale–location", "median (line) flat: same spread everywhere?")
 

@@ -171,7 +171,9 @@ def donors(
             handles.append(_zero_handle())
             names.append("no counts")
         draw = _draw_curve if numeric else _draw_estimates
-        for shown, colour, beside in ((naive, _NAIVE, 0.17), (estimate, "black", 0.0)):
+        # right of the points, where many donors take more room
+        right = 0.17 if numeric else max(0.17, 0.08 + np.max(places - np.round(places)))
+        for shown, colour, beside in ((naive, _NAIVE, right), (estimate, "black", 0.0)):
             if shown is not None:
                 handles.append(draw(ax, shown, scale, colour, beside))
                 names.append(f"{'estimate' if colour == 'black' else 'cells as replicates'}, {100 * level:g}%")

@@ -313,12 +313,17 @@ def _lines_cross(a: _Label, b: _Label) -> NDArray[np.bool_]:
 
 
 def _runs_through(a: _Label, b: _Label) -> NDArray[np.bool_]:
-    """Whether the line to position i of `a` runs through position j of `b` (checked along the line)."""
-    out = np.zeros((len(a.centres), len(b.centres)), dtype=bool)
-    for along in np.linspace(0, 1, 9):
-        point = a.anchor + along * (a.centres - a.anchor)
-        # one coordinate at a time: a third axis of length 2 takes five times as long
-        within = (point[:, None, 0] > b.low[:, 0]) & (point[:, None, 0] < b.high[:, 0])
-        within &= (point[:, None, 1] > b.low[:, 1]) & (point[:, None, 1] < b.high[:, 1])
-        out |= within
-    return out
+    """Whether the line to position i of `a` runs through position j of `b`.
+
+    The line enters a box at the later of the two places where it enters the box's strips, and leaves at the earlier.
+    """
+    enters, leaves = 0.0, 1.0
+    # one coordinate at a time: a third axis of length 2 takes five times as long
+    for axis in (0, 1):
+        along = a.centres[:, None, axis] - a.anchor[axis]
+        # a line along the strip is within it all the way, or never
+        along = np.where(np.abs(along) < 1e-9, 1e-9, along)
+        first, second = (b.low[:, axis] - a.anchor[axis]) / along, (b.high[:, axis] - a.anchor[axis]) / along
+        enters = np.maximum(enters, np.minimum(first, second))
+        leaves = np.minimum(leaves, np.maximum(first, second))
+    return enters < leaves

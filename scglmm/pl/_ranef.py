@@ -65,7 +65,8 @@ def ranef(
 
     The gene is fitted again, since random effects are not stored. Effects are conditional modes, shrunk towards 0 where
     a level has few cells; intervals are conditional on the estimated parameters, mode ± normal quantile × conditional
-    standard deviation. A band shows the estimated standard deviation of the term. A level far outside the others is a
+    standard deviation. A band shows the estimated standard deviation of the term. All of it is the gene's own fit, also
+    where the tests are moderated. A level far outside the others is a
     donor to look at, and a bend in the middle says that effects are not normal.
 
     Parameters
@@ -136,9 +137,9 @@ def ranef(
         status = result.column("fit", "status", group).astype(str).iloc[row]
         msg = f"{label} was not fitted (status {status}): it has no random effects."
         raise ValueError(msg)
-    if not found.agrees(coef, se):
+    if not found.agrees(coef, se, result.table("fit", group).iloc[row]):
         logg.warning(
-            f"Fitting {label} again gives other coefficients than those in `adata.varm`: the cells, the counts or the "
+            f"Fitting {label} again gives other estimates than those in `adata.varm`: the cells, the counts or the "
             "way of fitting are not the same."
         )
     effects, sd = _effects(found, term, column)

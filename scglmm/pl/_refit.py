@@ -26,6 +26,8 @@ __all__ = ["Cells", "Refit", "fitted_cells", "grouping", "refit", "without_donor
 
 _CLOSE = 0.05
 """Estimates of a refit that are within this many standard errors of the stored ones are the same."""
+_CLOSE_SD = 0.01
+"""So are its standard deviations of random effects, and theta, within this part of the stored ones."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,28 @@ class Refit:
         For each term the estimated variance of every column.
     beta
         (p,) coefficients, to compare with those stored.
+    theta
+        Size of the negative binomial, inf at the limit.
     """
 
     effects: list[pd.DataFrame]
     names: list[str]
     variances: list[np.ndarray]
     beta: np.ndarray
+    theta: float
 
-    def agrees(self, coef: np.ndarray, se: np.ndarray) -> bool:
-        """Whether the coefficients are those that are stored."""
+    def agrees(self, coef: np.ndarray, se: np.ndarray, stored: pd.Series) -> bool:
+        """Whether the fit is the one that is stored: its coefficients, or its theta and variances.
+
+        Moderated coefficients are averages over the variances, so not those of any one fit; theta and variances are
+        stored as the gene's own fit has them.
+        """
         known = np.isfinite(coef) & np.isfinite(se)
-        return bool((np.abs(self.beta - coef)[known] <= _CLOSE * se[known]).all())
+        if (np.abs(self.beta - coef)[known] <= _CLOSE * se[known]).all():
+            return True
+        variances = [float(value) for name, value in stored.items() if str(name).startswith("var[")]
+        own = np.sqrt([self.theta, *np.concatenate(self.variances)])
+        return bool(np.allclose(own, np.sqrt([float(stored["theta"]), *variances]), rtol=_CLOSE_SD, atol=1e-4))
 
 
 def refit(cells: Cells, gene: int) -> Refit | None:
@@ -72,7 +85,8 @@ def refit(cells: Cells, gene: int) -> Refit | None:
         return None
     beta = frame.back @ (found.beta - shift * frame.intercept)
     effects, variances = _effects(cells.design, frame, data, found)
-    return Refit(effects, [term.group for term in frame.terms], variances, beta)
+    theta = np.inf if found.theta_at_limit else float(np.exp(found.log_theta))
+    return Refit(effects, [term.group for term in frame.terms], variances, beta, theta)
 
 
 def without_donors(cells: Cells, gene: int, contrasts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

@@ -41,8 +41,9 @@ OKABE_ITO = {
 
 GREY_POINT = "#A6A6A6"
 GREY_LINE = "#595959"
-GREYS = {"CountNoise": "#8C8C8C", "Residuals": "#D4D4D4"}
-"""Tones of the sources of variance that are not of interest."""
+GREYS = {"CountNoise": "#595959", "Residuals": "#D4D4D4"}
+"""Tones of the sources of variance that are not of interest, dark and light: without green vision the green and the
+purple above look like the greys between them."""
 
 STATUS_COLOURS = {
     "ok": OKABE_ITO["blue"],
@@ -51,7 +52,7 @@ STATUS_COLOURS = {
     "zi_boundary": OKABE_ITO["sky"],
     "separated": OKABE_ITO["vermillion"],
     "not_converged": OKABE_ITO["purple"],
-    "too_few_counts": "#8C8C8C",
+    "too_few_counts": "#595959",
     "not_selected": "#D4D4D4",
 }
 """Colour of every status of a gene; those that were not fitted are grey."""

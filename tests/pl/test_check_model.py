@@ -63,6 +63,15 @@ def test_nothing_is_cut_and_no_labels_overlap(fits, name):
             assert min(a.y1, b.y1) - max(a.y0, b.y0) < 1
 
 
+@pytest.mark.parametrize("reach", [3.0, 30.0, 3000.0])
+def test_fitted_means_on_a_logarithmic_axis(reach, assert_readable):
+    rng = np.random.default_rng(2)
+    data = pd.DataFrame({"x": np.tile(np.linspace(0, 1, 20), 6), "g": np.repeat(np.arange(6), 20)})
+    data["y"] = rng.poisson(2 * np.exp(np.log(reach) * data["x"]))
+    fit = scglmm.glmm("y ~ x + (1|g)", data, family="poisson")
+    assert_readable(scglmm.pl.check_model(fit, panels=["fitted", "scale"], return_fig=True))
+
+
 def test_panels_by_name(fits):
     assert len(scglmm.pl.check_model(fits["nbinom2"], panels="quantile", show=False)) == 1
     axes = scglmm.pl.check_model(fits["nbinom2"], panels=["influence", "ranef", "collinearity"], show=False)

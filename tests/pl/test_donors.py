@@ -129,6 +129,17 @@ def test_cells_as_replicates(small, assert_readable):
     assert len(model.get_ydata()) == 3
 
 
+def test_cells_as_replicates_are_beside_many_donors(toy):
+    adata = toy.make_adata(n_genes=3, n_cells=480, n_donors=48)
+    scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + (1|SubID)")
+    ax = scglmm.pl.donors(adata, "GENE1", compare_cells=True, show=False)
+    naive, _ = estimates(ax)
+    points = np.vstack([xy for xy in donor_points(ax).values() if len(xy)])[:, 0]
+    for place, at in enumerate(naive.get_xdata()):
+        own = points[np.abs(points - place) < 0.5]
+        assert own.max() + 0.05 < at < place + 0.5
+
+
 def test_without_random_effects_donors_have_to_be_named(toy):
     adata = toy.make_adata(n_genes=4)
     with pytest.warns(UserWarning, match="no random effect"):

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 import scglmm
-from scglmm.pl._labels import PointLabels
+from scglmm.pl._labels import PointLabels, _Label, _runs_through
 
 
 def boxes(labels):
@@ -98,6 +98,23 @@ def test_the_same_at_any_resolution(tmp_path):
     fig.canvas.draw()
     np.testing.assert_allclose([note.get_position() for note in labels.notes], before, atol=1.5)
     assert_apart_and_within(labels, ax)
+
+
+def test_a_line_through_a_name_is_seen_wherever_it_passes():
+    rng = np.random.default_rng(1)
+    half = np.array([12.0, 3.0])
+
+    def label(anchor, centres):
+        return _Label(np.asarray(anchor), half, centres, np.zeros(len(centres)), np.zeros(len(centres)))
+
+    a = label([0.0, 0.0], np.vstack([rng.uniform(-100, 100, (40, 2)), [[80.0, 0.0], [0.0, -90.0]]]))
+    b = label([50.0, 50.0], rng.uniform(-100, 100, (60, 2)))
+    along = np.linspace(0, 1, 2001)[:, None]
+    seen = np.array(
+        [[np.all(abs(along * end - centre) < half, axis=1).any() for centre in b.centres] for end in a.centres]
+    )
+    np.testing.assert_array_equal(_runs_through(a, b), seen)
+    assert 0.02 < seen.mean() < 0.5
 
 
 def test_what_finds_no_place_is_told():

@@ -27,7 +27,8 @@ def test_modes_are_those_of_glmmTMB(reference, gene, model):
     adata = adata[:, [gene]].copy()
     scglmm.tl.nbmm(adata, f"~ offset(log(total)) + {MODELS[model]}", method="ml")
     found = refitted(adata, gene)
-    assert found.agrees(adata.varm["nbmm_coef"].to_numpy()[0], adata.varm["nbmm_se"].to_numpy()[0])
+    stored = adata.varm["nbmm_fit"].iloc[0]
+    assert found.agrees(adata.varm["nbmm_coef"].to_numpy()[0], adata.varm["nbmm_se"].to_numpy()[0], stored)
     frozen = pd.read_csv(FROZEN, dtype={"level": str}).query("gene == @gene")
     ours = pd.concat([table.assign(group=name) for name, table in zip(found.names, found.effects, strict=True)])
     ours["column"] = ours["column"].replace("stim[T.stim]", "stimstim")
@@ -114,7 +115,25 @@ def test_changed_data_are_noticed(small, log):
     adata = small.copy()
     adata.X.data[: adata.X.nnz // 3] += 1
     scglmm.pl.ranef(adata, "GENE2", show=False)
-    assert "Fitting GENE2 again gives other coefficients than those in `adata.varm`" in log.getvalue()
+    assert "Fitting GENE2 again gives other estimates than those in `adata.varm`" in log.getvalue()
+
+
+def test_moderated_fits_are_known_again(toy, log):
+    adata = toy.make_adata(n_genes=220, n_cells=180, n_donors=9, seed=4)
+    scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + Dx + (1|SubID)", n_jobs=1)
+    assert adata.uns["nbmm"]["moderation"]["status"] == "ok"
+    coef, se, fit = (adata.varm[f"nbmm_{name}"] for name in ("coef", "se", "fit"))
+    other = fit.assign(theta=1.1 * fit["theta"])
+    moved = 0
+    for gene in fit.index[fit["status"] == "ok"][:10]:
+        found = refitted(adata, gene)
+        moved += (np.abs(found.beta - coef.loc[gene]) > 0.05 * se.loc[gene]).any()
+        assert found.agrees(coef.loc[gene].to_numpy(), se.loc[gene].to_numpy(), fit.loc[gene]), gene
+        assert not found.agrees(coef.loc[gene].to_numpy() + 1, se.loc[gene].to_numpy(), other.loc[gene]), gene
+    assert moved
+    log.truncate(0)
+    scglmm.pl.ranef(adata, gene, show=False)
+    assert "again" not in log.getvalue()
 
 
 def test_variance_of_zero(small, log, assert_readable):
