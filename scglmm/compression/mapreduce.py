@@ -63,7 +63,7 @@ class _Cells:
 
     rows: np.ndarray
     stratum: np.ndarray
-    offset: np.ndarray
+    coordinates: np.ndarray
     place: np.ndarray
 
 
@@ -159,14 +159,17 @@ def _within(genes: np.ndarray, span: tuple[int, int]) -> np.ndarray:
 
 def _without_cells(nodes: Nodes) -> Nodes:
     none = np.empty(0, np.int64)
-    return replace(nodes, stratum=none, offset=np.empty(0), order=none, cell_start=np.zeros_like(nodes.cell_start))
+    axes = nodes.axes._replace(coordinates=nodes.axes.coordinates[:, :0].copy())
+    return replace(nodes, stratum=none, axes=axes, order=none, cell_start=np.zeros_like(nodes.cell_start))
 
 
 def _cells(part: Part, place: np.ndarray, first: int, beyond: int) -> _Cells:
     low, high = np.searchsorted(part.rows, [first, beyond])
-    stratum, offset = part.nodes.stratum[low:high], part.nodes.offset[low:high]
+    # a copy: what travels to a worker is these cells alone
+    coordinates = part.nodes.axes.coordinates[:, low:high].copy()
+    stratum = part.nodes.stratum[low:high]
     rows = (part.rows[low:high] - first).astype(np.int32)
-    return _Cells(rows, stratum.astype(np.int32), offset, place[low:high].astype(np.int32))
+    return _Cells(rows, stratum.astype(np.int32), coordinates, place[low:high].astype(np.int32))
 
 
 def _waves(matrix: Any, rows: np.ndarray, parts: Sequence[Part]) -> Iterator[list[tuple[int, int]]]:
@@ -233,8 +236,9 @@ def _gatherer(
         return None
     stratum = cells.stratum.astype(np.int64)
     order = np.argsort(stratum, kind="stable")
-    cell_start = np.searchsorted(stratum[order], np.arange(model.n_strata + 1))
-    nodes = replace(model, stratum=stratum, offset=cells.offset, order=order, cell_start=cell_start)
+    cell_start = np.searchsorted(stratum[order], np.arange(model.blocks.size))
+    axes = model.axes._replace(coordinates=cells.coordinates)
+    nodes = replace(model, stratum=stratum, axes=axes, order=order, cell_start=cell_start)
     return PartSums(Part(cells.rows.astype(np.int64), nodes, genes, presence), shape, cells.place.astype(np.int64))
 
 
@@ -291,9 +295,9 @@ def _side_by_side(part: Part, spans: Sequence[tuple[int, int]], found: Sequence[
         at = np.flatnonzero(_within(part.genes, span))
         histogram[at] = tables.histogram
         tails |= {int(at[g]): tail for g, tail in tables.tails.items()}
-        _put(tables.values, part.nodes.start, at, n_genes, values)
+        _put(tables.values, part.nodes.blocks, at, n_genes, values)
         if presence is not None:
-            _put(tables.presence, part.nodes.start, at, n_genes, presence)
+            _put(tables.presence, part.nodes.blocks, at, n_genes, presence)
     return Tables(part.genes, values, histogram, dict(sorted(tails.items())), presence)
 
 

@@ -71,12 +71,12 @@ class Prepared:
 def _on_nodes(values: np.ndarray, n_genes: int, finer: Grid, at: np.ndarray, nodes: Nodes) -> np.ndarray:
     """Table of the genes at some positions of a table on finer nodes."""
     out = np.zeros(nodes.size * at.size)
-    _project(values, n_genes, finer.start, finer.tau, at, nodes.start, nodes.tau, out)
+    _project(values, n_genes, finer.start, finer.tau, at, nodes.start, nodes.axes.position, nodes.axes.weight, out)
     return out
 
 
 @entry
-def _project(values, n_genes, start_from, tau_from, genes, start, tau, out):
+def _project(values, n_genes, start_from, tau_from, genes, start, position, weight, out):
     widest = 0
     for s in range(start.size - 1):
         widest = max(widest, start[s + 1] - start[s], start_from[s + 1] - start_from[s])
@@ -85,7 +85,7 @@ def _project(values, n_genes, start_from, tau_from, genes, start, tau, out):
         m, n = start_from[s + 1] - start_from[s], start[s + 1] - start[s]
         if m != n:
             for k in range(m):
-                lagrange_basis(tau_from[start_from[s] + k], tau, start[s], start[s + 1], basis[k])
+                lagrange_basis(tau_from[start_from[s] + k], position, weight, start[s], start[s + 1], basis[k])
         for g in range(genes.size):
             source = start_from[s] * n_genes + genes[g] * m
             target = start[s] * genes.size + g * n
