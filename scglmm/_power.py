@@ -151,8 +151,8 @@ def power(
     given |= {"fraction": fraction, "n_covariates": n_covariates, "prior_df": prior_df, "alpha": alpha}
     given = {name: value for name, value in given.items() if value is not None}
     _check_complete(given, genes, design)
-    given = {name: _values(name, value, *LIMITS[name]) for name, value in (asked | given).items() if value is not None}
-    grid = _combinations({name: values for name, values in given.items() if name != solve_for}, genes)
+    wanted = {name: _values(name, value, *LIMITS[name]) for name, value in (asked | given).items() if value is not None}
+    grid = _combinations({name: values for name, values in wanted.items() if name != solve_for}, genes)
     if solve_for != "power" and (grid["power"] <= grid["alpha"]).any():
         msg = f"power={grid['power'].min():g} is not above alpha={grid['alpha'].max():g}: any study has it."
         raise ValueError(msg)
@@ -325,11 +325,11 @@ def _solve_effect(grid: Mapping[str, np.ndarray], study: Study) -> dict[str, Any
 
 
 def _bisect(
-    enough: Callable[[np.ndarray], np.ndarray], low: float, high: float, n: int
+    enough: Callable[[np.ndarray], np.ndarray], least: float, most: float, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the least value that is enough, and whether there is one."""
-    reached = enough(np.full(n, high))
-    low, high = np.full(n, low), np.full(n, high)
+    low, high = np.full(n, least), np.full(n, most)
+    reached = enough(high)
     high = np.where(enough(low), low, high)
     for _ in range(40):
         middle = (low + high) / 2

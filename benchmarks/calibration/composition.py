@@ -6,7 +6,7 @@ offsets
 
 * `total counts`: the log of the cell's total count, the default;
 * `stable genes`: the same, plus for every sample the log of the share of its counts that lies in stable genes
-  (`stable_gene_offset`); no labels are used;
+  (`scglmm.pp.stable_size`); no labels are used;
 * `true size`: what the cells were simulated with.
 """
 
@@ -59,41 +59,15 @@ def main(arguments: list[str] | None = None) -> None:
     print(text)
 
 
-def stable_gene_offset(counts: sp.csr_array, sample: np.ndarray, min_count: float = 10.0) -> np.ndarray:
-    """Log size of every cell, free of genes whose share of the counts differs between samples.
-
-    Genes with at least `min_count` counts in every sample are normalised by the median of ratios (Anders and Huber
-    2010, doi 10.1186/gb-2010-11-10-r106), and the half whose logarithms vary least between samples, beyond Poisson
-    noise, is called stable. The offset is the log of the cell's total count plus, for its sample, the log of the share
-    of stable genes in the counts.
-
-    Parameters
-    ----------
-    counts
-        (cells, genes).
-    sample
-        (cells,) codes from 0: the donor, or the donor under one treatment.
-    """
-    bulk = (sample[None, :] == np.arange(sample.max() + 1)[:, None]).astype(float) @ counts
-    usable = np.flatnonzero(bulk.min(axis=0) >= min_count)
-    log_bulk = np.log(bulk[:, usable])
-    deviation = log_bulk - log_bulk.mean(axis=0)
-    deviation -= np.median(deviation, axis=1, keepdims=True)
-    excess = deviation.var(axis=0, ddof=1) - (1 / bulk[:, usable]).mean(axis=0)
-    stable = usable[excess <= np.median(excess)]
-    share = bulk[:, stable].sum(axis=1) / bulk.sum(axis=1)
-    total = np.asarray(counts.sum(axis=1)).ravel()
-    return np.log(total) + np.log(share)[sample]
-
-
 def study(index: int, n_genes: int) -> pd.DataFrame:
     """Test the genes outside the programme in one data set: a row per method and offset."""
     data, null = _simulate(index, n_genes)
     counts = data.counts
-    sample = data.obs["donor"].cat.codes.to_numpy()
+    sized = ad.AnnData(sp.csr_matrix(counts), obs=data.obs)
+    scglmm.pp.stable_size(sized, "donor")
     offsets = {
         "total counts": np.log(counts.sum(axis=1)),
-        "stable genes": stable_gene_offset(counts, sample),
+        "stable genes": np.log(sized.obs["stable_size"].to_numpy()),
         "true size": np.log(data.obs["libSize"].to_numpy()),
     }
     sc.settings.verbosity = 0

@@ -178,7 +178,7 @@ class Coder:
         """Check that interactions of factors do not explode."""
         for term in terms.terms:
             values = [self.evaluate(factor) for factor in term]
-            size = np.prod([float(len(value.cat.categories)) for value in values if _is_factor(value)])
+            size = np.prod(np.array([len(value.cat.categories) for value in values if _is_factor(value)], float))
             if size > 2 * MAX_LEVELS:
                 msg = f"{':'.join(factor.name for factor in term)!r} has {int(size):,} combinations of levels."
                 raise DesignError(msg)

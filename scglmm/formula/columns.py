@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ import pandas as pd
 from .errors import DesignError
 from .evaluate import as_factor, listed
 
-Column = np.ndarray | pd.Series
+Column: TypeAlias = Any
+"""A float64 array, or a Series of dtype category, told apart at run time."""
 
 
 def get_column(obs: pd.DataFrame, name: str) -> pd.Series:

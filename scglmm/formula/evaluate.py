@@ -10,8 +10,8 @@ from __future__ import annotations
 import ast
 import difflib
 import operator
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -22,14 +22,15 @@ from formulaic.transforms.contrasts import Contrasts, ContrastsRegistry, Treatme
 from .errors import DesignError, FormulaError
 from .safety import CODINGS, CONTR, MATHS, unparse
 
-Value = np.ndarray | pd.Series | FactorValues | float | int
+Value: TypeAlias = Any
+"""An array or a number, a categorical Series, or `FactorValues`, told apart at run time."""
 
 _MATHS = {name: getattr(np, name) for name in MATHS}
 _STATEFUL = {name: TRANSFORMS[name] for name in ("center", "scale", "standardize", "poly", "bs", "cs", "cr", "cc")}
 _CODINGS = {name: TRANSFORMS[name] for name in CODINGS} | {
     f"contr.{name}": getattr(ContrastsRegistry, name) for name in CONTR
 }
-_OPERATORS = {
+_OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -95,7 +96,9 @@ class _Evaluation:
             return self._arithmetic(node)
         if isinstance(node, ast.Compare):
             return self._compare(node)
-        return self._call(node)
+        if isinstance(node, ast.Call):
+            return self._call(node)
+        raise TypeError(node)  # `scglmm.formula.safety` lets nothing else through
 
     def number(self, node: ast.expr) -> np.ndarray | float | int:
         """Compute one node that has to be one number per cell, or a number."""
@@ -203,10 +206,9 @@ class _Evaluation:
     def _coding(self, node: ast.expr | None, levels: pd.Index, what: str, call: str) -> Contrasts:
         if node is None or isinstance(node, ast.Constant):
             return TreatmentContrasts()
-        with_arguments = isinstance(node, ast.Call)
-        make = _CODINGS[ast.unparse(node.func if with_arguments else node)]
-        args = [self._argument(arg) for arg in node.args] if with_arguments else []
-        words = {word.arg: self._argument(word.value) for word in node.keywords} if with_arguments else {}
+        make = _CODINGS[ast.unparse(node.func if isinstance(node, ast.Call) else node)]
+        args = [self._argument(arg) for arg in node.args] if isinstance(node, ast.Call) else []
+        words = {word.arg: self._argument(word.value) for word in node.keywords} if isinstance(node, ast.Call) else {}
         try:
             coding = make(*args, **words)
         except Exception as error:

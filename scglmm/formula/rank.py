@@ -57,7 +57,7 @@ def _triangle(x: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray
     """R of the QR decomposition of the shifted and scaled columns, by blocks of rows."""
     r = np.zeros((0, x.shape[1]))
     for start in range(0, len(x), ROWS):
-        r = np.linalg.qr(np.vstack([r, (x[start : start + ROWS] - shift) / scale]), mode="r")
+        r = np.asarray(np.linalg.qr(np.vstack([r, (x[start : start + ROWS] - shift) / scale]), mode="r"))
     return r
 
 

@@ -237,12 +237,12 @@ class _Checker:
         if function is None or function in self.aliases:
             raise self._refused(node)
         if function == "Q":
-            named = len(node.args) == 1 and not node.keywords and _is_text(node.args[0])
-            if not named or not node.args[0].value or "`" in node.args[0].value:
+            column = node.args[0].value if len(node.args) == 1 and isinstance(node.args[0], ast.Constant) else None
+            if node.keywords or not isinstance(column, str) or not column or "`" in column:
                 msg = f"{self._spell(node)!r} is refused: Q() takes the name of one obs column in quotes."
                 raise FormulaError(msg)
-            self.columns.append(node.args[0].value)
-            return ast.Name(node.args[0].value, ast.Load())
+            self.columns.append(column)
+            return ast.Name(column, ast.Load())
         if not node.args:
             msg = f"{self._spell(node)!r} is empty: the obs column stands first in the parentheses."
             raise FormulaError(msg)
@@ -278,8 +278,7 @@ class _Checker:
         """Check the second argument of C()."""
         if isinstance(node, ast.Constant) and node.value is None:
             return node
-        call = isinstance(node, ast.Call)
-        name = _coding_name(node.func if call else node)
+        name = _coding_name(node.func if isinstance(node, ast.Call) else node)
         if name is None:
             msg = (
                 f"{self._spell(node)!r} is no coding of a factor. The second argument of C() is one of "
@@ -287,7 +286,7 @@ class _Checker:
                 'write C(x, Treatment("level")).'
             )
             raise FormulaError(msg)
-        if call:
+        if isinstance(node, ast.Call):
             for argument in (*node.args, *(word.value for word in node.keywords)):
                 elements = argument.elts if isinstance(argument, (ast.List, ast.Tuple)) else [argument]
                 for element in elements:

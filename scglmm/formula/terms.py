@@ -201,11 +201,11 @@ class _Parser:
                 )
             self.take()
             if len(terms) == 1:
-                base = spell(next(iter(terms.values())))
+                only = spell(next(iter(terms.values())))
                 raise self.error(
                     start,
-                    f"{operator.text!r} in a formula crosses terms, so {base + operator.text + exponent.text!r} would "
-                    f"be no more than {base!r}. For the power write I({base.replace(':', ' * ')}**{exponent.text}).",
+                    f"{operator.text!r} in a formula crosses terms, so {only + operator.text + exponent.text!r} would "
+                    f"be no more than {only!r}. For the power write I({only.replace(':', ' * ')}**{exponent.text}).",
                 )
             base = terms
             # beyond the number of factors there is no higher interaction to make

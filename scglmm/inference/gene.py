@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.linalg import qr
@@ -226,7 +227,7 @@ def _fit_separated(
     kept[independent(frame.X[np.ix_(strata, lost)], np.flatnonzero(lost), flat.shape[1])] = True
     sub = restrict(frame, strata, kept)
     carriers = [find_carrier(sub, contrast) for contrast in np.eye(sub.X.shape[1])]
-    how = {"adjust_se": adjust_se, "limit": limit, "n_quad": n_quad, "zi_back": zi_back}
+    how: dict[str, Any] = {"adjust_se": adjust_se, "limit": limit, "n_quad": n_quad, "zi_back": zi_back}
     fitted = fit_gene(on_strata(data, strata), sub, carriers, shift, method, **how)
     if fitted.status == NOT_CONVERGED:
         return empty

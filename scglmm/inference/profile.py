@@ -22,7 +22,7 @@ from .compressed import compress
 if TYPE_CHECKING:
     from scglmm.formula import Design
 
-    from .response import ResponseFit
+    from .response_fit import ResponseFit
 
 FLAT = 0.05  # where searches begin that ended at a variance of 0, in the engine's units
 FAILS = 1e10  # stands for the criterion where it cannot be computed
@@ -86,7 +86,7 @@ class Profile:
         par, gradient = start.copy(), np.empty(start.size)
         scale = np.full(start.size, 1.0)
         if row.size:
-            scale[row] = 1.0 / max(np.linalg.norm(start[row]), FLAT)
+            scale[row] = 1.0 / max(float(np.linalg.norm(start[row])), FLAT)
 
         def criterion(x: np.ndarray) -> tuple[float, np.ndarray]:
             par[free] = x

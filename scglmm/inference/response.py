@@ -6,7 +6,7 @@ of every level with their conditional covariance, linear predictors of every row
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +19,8 @@ from scglmm.engine.optimise import LOG_THETA_MIN
 from scglmm.engine.posterior import posterior
 from scglmm.engine.refit import refit
 
-from .compressed import CODES, Compressed, compress, without_separated
-from .containment import find_carrier
+from .compressed import Compressed, compress, without_separated
 from .effects import covariances, effects, on_strata
-from .frame import Frame
 from .gene import (
     NOT_CONVERGED,
     OK,
@@ -30,157 +28,18 @@ from .gene import (
     SEPARATED,
     SINGULAR,
     ZI_BOUNDARY,
-    contrast_df,
     free_by_term,
     inverse_information,
     variances,
 )
 from .inflation import fit_from_starts, is_determined
+from .response_checks import check_response
+from .response_fit import Inner, ResponseFit
 
 if TYPE_CHECKING:
     from scglmm.formula import Design
 
 GAUSSIAN, POISSON, NBINOM2 = "gaussian", "poisson", "nbinom2"
-
-MAX_QUAD = 100
-
-
-@dataclass(frozen=True)
-class ResponseFit:
-    """The fit of one response, in the user's units; NaN where there is no estimate.
-
-    n rows, p fixed effects, k columns of the zero-inflation design, m covariance parameters in the interior.
-
-    Attributes
-    ----------
-    status
-        `ok`; `singular` (a variance, or a direction of a covariance matrix, at 0: a valid fit, to be said);
-        `poisson_limit` (theta at infinity: a valid fit); `zi_boundary` (a zero-inflation probability below 1e-4, or a
-        standard error of its logit above 5: a valid fit whose zero-inflation coefficients cannot be tested);
-        `separated` (some coefficients have no finite estimate and are NaN, `lost` says which); `not_converged`
-        (nothing but `loglik`, `n_eval` and `grad` is to be believed, all else is NaN). When several hold, the last of
-        them in the order singular, poisson_limit, zi_boundary, separated, not_converged; see also `singular` and
-        `theta`.
-    family
-        `"gaussian"`, `"poisson"` or `"nbinom2"`.
-    reml, n_quad
-        As asked for.
-    beta, se, df
-        (p,) fixed effects (natural log scale for counts), standard errors, degrees of freedom: inf for a z test, which
-        is what counts by maximum likelihood have. Gaussian: Satterthwaite's for REML and for maximum likelihood, as
-        lmerTest reports them, also when singular. Counts by REML: Satterthwaite's, or containment degrees of freedom
-        where the variance that carries the coefficient is 0.
-    vcov
-        (p, p) covariance of `beta`. Counts, as in glmmTMB: from the inverse Hessian in all parameters, which for REML
-        is `vcov_fixed` plus what the estimation of the variances adds. Gaussian, as in lme4: `vcov_fixed` (by maximum
-        likelihood glmmTMB inverts the whole Hessian, which differs where the random effects absorb what the fixed
-        effects leave out).
-    vcov_fixed
-        (p, p) covariance of `beta` at the estimated variances.
-    d_vcov
-        (m, p, p) derivatives of `vcov_fixed` in the covariance parameters; empty (0, p, p) where there is no
-        Satterthwaite.
-    S
-        (m, m) covariance of those parameters. Satterthwaite for a contrast L of the coefficients: with
-        V = L'vcov_fixed L and d_j = L'd_vcov[j] L, df = 2 V^2 / d'S d. `df_of` does it, boundaries included; for a
-        joint test it can be applied to each eigenvector of L vcov L'.
-    theta
-        Size of the negative binomial, inf at its Poisson limit and for the Poisson family; NaN for Gaussian.
-    residual_sd
-        Residual standard deviation, NaN for counts.
-    sigma
-        For each random term its covariance matrix (columns, columns), in the order of ``design.random``.
-    singular
-        For each random term whether its covariance matrix is singular.
-    loglik
-        Log-likelihood with all constants, by Laplace (exact for Gaussian) or adaptive Gauss-Hermite; for REML the
-        restricted log-likelihood with the constant of lme4 and glmmTMB, ``-REMLcrit / 2``.
-    n_par
-        Number of parameters for AIC and BIC: fixed effects, (co)variances, theta or residual variance, zero inflation.
-    n_obs
-        Rows.
-    ranef
-        For each random term (levels, columns): modes of the effects given the data, rows in the order of
-        ``design.random[term].levels``.
-    ranef_vcov
-        For each random term (levels, columns, columns): their conditional covariance at the estimated parameters (the
-        `condVar` of lme4).
-    ranef_pev
-        The same with the estimation of beta counted in: the prediction error variance.
-    eta, eta_fixed
-        (n,) linear predictor with and without the random effects; both include the offset. -inf where a separated fit
-        has mean 0.
-    zi_beta, zi_vcov
-        (k,), (k, k) coefficients of the logit of the zero-inflation probability; empty without zero inflation.
-    zi_eta
-        (n,) logit of the zero-inflation probability; -inf without zero inflation.
-    hat_trace
-        Effective number of parameters of the mean, random effects included (p without): the trace of the
-        hat matrix, with the observed curvature of the log-likelihood as weights.
-    lost
-        (p,) bool: coefficients without a finite estimate.
-    n_eval, grad
-        Evaluations of the criterion, and its largest absolute gradient at the end (engine's units).
-    """
-
-    status: str
-    family: str
-    reml: bool
-    n_quad: int
-    beta: np.ndarray
-    se: np.ndarray
-    df: np.ndarray
-    vcov: np.ndarray
-    vcov_fixed: np.ndarray
-    d_vcov: np.ndarray
-    S: np.ndarray
-    theta: float
-    residual_sd: float
-    sigma: list[np.ndarray]
-    singular: list[bool]
-    loglik: float
-    n_par: int
-    n_obs: int
-    ranef: list[np.ndarray]
-    ranef_vcov: list[np.ndarray]
-    ranef_pev: list[np.ndarray]
-    eta: np.ndarray
-    eta_fixed: np.ndarray
-    zi_beta: np.ndarray
-    zi_vcov: np.ndarray
-    zi_eta: np.ndarray
-    hat_trace: float
-    lost: np.ndarray
-    n_eval: int
-    grad: float
-    _inner: _Inner | None = field(default=None, repr=False)
-
-    def df_of(self, contrast: np.ndarray) -> float:
-        """Degrees of freedom of a contrast (p,) of the coefficients: inf for a z test, NaN for one without estimate."""
-        contrast = np.asarray(contrast, float)
-        if self._inner is None or (contrast[self.lost] != 0).any():
-            return np.nan
-        return self._inner.df_of(contrast)
-
-
-@dataclass(frozen=True)
-class _Inner:
-    """The optimum of the model that was fitted, which has only the coefficients `columns` when it is separated."""
-
-    frame: Frame
-    fitted: Fit
-    columns: np.ndarray
-    vcov_fixed: np.ndarray
-    d_vcov: np.ndarray
-    S: np.ndarray
-    contained: bool
-
-    def df_of(self, contrast: np.ndarray) -> float:
-        if not self.S.size:
-            return np.inf
-        contrast = contrast[self.columns]
-        carrier = find_carrier(self.frame, contrast) if self.contained and contrast.any() else None
-        return contrast_df(self.frame, self.fitted, contrast, carrier, self.vcov_fixed, self.d_vcov, self.S)
 
 
 def fit_response(
@@ -219,7 +78,7 @@ def fit_response(
         is unknown or does not go with zero inflation; `n_quad` does not fit the model; a Gaussian model has as many
         random effects in a term as there are rows.
     """
-    y = _check(design, y, family, zi_design, reml, n_quad)
+    y = check_response(design, y, family, zi_design, reml, n_quad)
     full = compress(design, y, family, zi_design)
     model: Compressed | None = full if family == GAUSSIAN else without_separated(full)
     if model is None:
@@ -235,79 +94,6 @@ def fit_response(
     if fitted.status == FAILED or (family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
         return _empty(full, SEPARATED if model.lost.any() else NOT_CONVERGED, family, reml, n_quad, fitted)
     return _result(model, fitted, work, family, reml, n_quad)
-
-
-def _check(design: Design, y: np.ndarray, family: str, zi_design: Design | None, reml: bool, n_quad: int) -> np.ndarray:
-    """Check what the user gave; returns y as numbers."""
-    if family not in CODES:
-        msg = f"family={family!r} is not known; it is one of {', '.join(map(repr, CODES))}."
-        raise ValueError(msg)
-    y = np.asarray(y, float)
-    n = design.X.shape[0]
-    if y.shape != (n,):
-        msg = f"The response has shape {y.shape}, the design {n:,} rows: one number for each row is needed."
-        raise ValueError(msg)
-    bad = ~np.isfinite(y)
-    if bad.any():
-        msg = (
-            f"The response is missing or infinite in {int(bad.sum()):,} of {n:,} rows, the first of them row "
-            f"{int(bad.argmax())}. Leave these rows out."
-        )
-        raise ValueError(msg)
-    if family != GAUSSIAN:
-        wrong = (y < 0) | (y != np.round(y))
-        if wrong.any():
-            first = int(wrong.argmax())
-            msg = (
-                f"family={family!r} needs counts, and the response is {y[first]:g} in row {first} (negative or "
-                f"fractional in {int(wrong.sum()):,} of {n:,} rows). Use raw counts, or family='gaussian'."
-            )
-            raise ValueError(msg)
-    if n_quad != 1:
-        _check_quadrature(design, reml, n_quad)
-    if zi_design is not None:
-        _check_inflation(design, family, zi_design)
-    if family == GAUSSIAN:
-        for term in design.random:
-            q = len(np.unique(term.codes)) * term.covariates.shape[1]
-            if q >= n:
-                msg = (
-                    f"The random effects of {term.group!r} are {q:,} for {n:,} rows: their variance and the residual "
-                    "variance cannot be told apart. Take random slopes out, or a grouping factor with fewer levels."
-                )
-                raise ValueError(msg)
-    return y
-
-
-def _check_quadrature(design: Design, reml: bool, n_quad: int) -> None:
-    if int(n_quad) != n_quad or not 1 <= n_quad <= MAX_QUAD:
-        msg = f"n_quad={n_quad!r} is not a number of quadrature points: give an integer from 1 (Laplace) to {MAX_QUAD}."
-        raise ValueError(msg)
-    effects = [f"({' + '.join(term.columns)}|{term.group})".replace("(Intercept)", "1") for term in design.random]
-    if len(effects) != 1 or design.random[0].covariates.shape[1] != 1:
-        msg = (
-            f"n_quad={n_quad} needs exactly one random term with one column, such as (1|donor); this model has "
-            f"{', '.join(effects) or 'none'}. Use n_quad=1 (Laplace)."
-        )
-        raise ValueError(msg)
-    if reml:
-        msg = f"n_quad={n_quad} is for maximum likelihood only: use reml=False, or n_quad=1 (Laplace) for REML."
-        raise ValueError(msg)
-
-
-def _check_inflation(design: Design, family: str, zi_design: Design) -> None:
-    if family == GAUSSIAN:
-        msg = "Zero inflation is a model of counts: family='gaussian' has none. Use family='poisson' or 'nbinom2'."
-        raise ValueError(msg)
-    if zi_design.random:
-        msg = "Random effects in the zero-inflation formula are not supported: use fixed effects only."
-        raise ValueError(msg)
-    if zi_design.X.shape[0] != design.X.shape[0]:
-        msg = (
-            f"The zero-inflation design has {zi_design.X.shape[0]:,} rows, the design {design.X.shape[0]:,}: both are "
-            "built from the same rows."
-        )
-        raise ValueError(msg)
 
 
 def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool, n_quad: int) -> ResponseFit:
@@ -338,7 +124,7 @@ def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool,
         return scale**2 * np.einsum("ia,...ab,jb->...ij", frame.back, engine, frame.back)
 
     vcov_fixed, d_vcov = in_units(fixed), in_units(d_covariance)
-    inner = _Inner(frame, fitted, model.columns, vcov_fixed, d_vcov, S, contained=family != GAUSSIAN)
+    inner = Inner(frame, fitted, model.columns, vcov_fixed, d_vcov, S, contained=family != GAUSSIAN)
 
     beta = model.beta(fitted.beta)
     full_beta = np.full(model.lost.size, np.nan)
@@ -382,7 +168,7 @@ def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool,
         loglik=fitted.value + constant,
         n_par=p + fitted.psi.size + k + (family != POISSON),
         n_obs=offset.size,
-        ranef=model.on_levels(ranef, [0.0] * len(ranef)),
+        ranef=model.on_levels(ranef, [np.zeros(1)] * len(ranef)),
         ranef_vcov=model.on_levels(given_beta, sigma),
         ranef_pev=model.on_levels(counted, sigma),
         eta=eta_fixed + model.on_rows(on_strata(frame, ranef)),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from scglmm.inference.response import POISSON_LIMIT, SEPARATED, ZI_BOUNDARY
+from scglmm.inference.gene import POISSON_LIMIT, SEPARATED, ZI_BOUNDARY
 
 from ._effects import correlation
 

@@ -17,7 +17,7 @@ from scglmm.results.names import near_first
 from ._tests import check_level, quantile
 
 if TYPE_CHECKING:
-    from scglmm.inference.response import ResponseFit
+    from scglmm.inference.response_fit import ResponseFit
 
     from ._result import GLMMResult
 

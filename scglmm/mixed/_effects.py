@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ def correlation(sigma: np.ndarray) -> np.ndarray:
 
 def varcorr(result: GLMMResult) -> pd.DataFrame:
     """Variances and correlations, in the columns of R's ``as.data.frame(VarCorr(fit))``."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for term, sigma in zip(result.model.design.random, result.estimates.sigma, strict=True):
         cor = correlation(sigma)
         for j, name in enumerate(term.columns):

@@ -14,7 +14,9 @@ from scanpy import logging as logg
 from scglmm.formula import Design
 from scglmm.inference.advice import WARNING, Advice, Layout, constant_slopes, few_levels
 from scglmm.inference.frame import make_frame, strata_of
-from scglmm.inference.response import NOT_CONVERGED, SEPARATED, ResponseFit, fit_response
+from scglmm.inference.gene import NOT_CONVERGED, SEPARATED
+from scglmm.inference.response import fit_response
+from scglmm.inference.response_fit import ResponseFit
 
 from ._data import COUNTS, FAMILIES, ModelData, check_response, prepare
 from ._result import GLMMResult

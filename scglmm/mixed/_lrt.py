@@ -106,8 +106,10 @@ def _check_same_data(small: GLMMResult, large: GLMMResult) -> None:
             "values were dropped, leave the same rows out before both fits."
         )
         raise ValueError(msg)
-    offsets = [np.zeros(f.nobs) if f.model.design.offset is None else f.model.design.offset for f in (small, large)]
-    if not np.allclose(*offsets):
+    first, second = (
+        np.zeros(f.nobs) if f.model.design.offset is None else f.model.design.offset for f in (small, large)
+    )
+    if not np.allclose(first, second):
         msg = "The models have different offsets, so they are not nested."
         raise ValueError(msg)
 

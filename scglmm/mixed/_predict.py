@@ -10,7 +10,6 @@ import pandas as pd
 from scanpy import logging as logg
 
 from scglmm.formula import NewRows, design_matrix, new_rows, parse_formula
-from scglmm.formula.grouping import RandomDesign
 
 from ._wording import worded
 
@@ -39,11 +38,11 @@ def predict(
         index = result.model.frame.index
         rows, zi_eta = _own_rows(result, terms), result.estimates.zi_eta
     else:
-        newdata = as_frame(newdata)
-        index = newdata.index
+        table = as_frame(newdata)
+        index = table.index
         with worded(plain=not result.model.gene):
-            rows = new_rows(result.model.design, newdata, terms)
-            zi_eta = _zi_eta(result, newdata)
+            rows = new_rows(result.model.design, table, terms)
+            zi_eta = _zi_eta(result, table)
         _say_unseen(result, rows)
     distribution = result.distribution(eta := linear_predictor(result, rows), zi_eta)
     values = {
@@ -121,7 +120,7 @@ def _own_rows(result: GLMMResult, terms: list[int]) -> NewRows:
     """Rows of the fit itself."""
     design = result.model.design
     offset = np.zeros(result.nobs) if design.offset is None else design.offset
-    random: list[RandomDesign | None] = [term if i in terms else None for i, term in enumerate(design.random)]
+    random: list[Any] = [term if i in terms else None for i, term in enumerate(design.random)]
     return NewRows(design.X, offset, random)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from scglmm.inference.response import ZI_BOUNDARY, ResponseFit
+from scglmm.inference.gene import ZI_BOUNDARY
+from scglmm.inference.response_fit import ResponseFit
 from scglmm.inference.wald import two_sided
 
 from . import _checks, _confint, _effects, _predict, _residuals, _simulate, _summary, _tests, _tidy, _variance

@@ -14,6 +14,7 @@ from scglmm.formula.coding import factor_column
 from scglmm.formula.lexer import quoted
 from scglmm.formula.safety import Expression
 from scglmm.formula.terms import parse_terms
+from scglmm.inference.contrasts import combine_df
 from scglmm.inference.wald import two_sided
 from scglmm.results.names import near_first
 
@@ -131,23 +132,11 @@ def wald(result: GLMMResult, weights: np.ndarray, values: np.ndarray) -> tuple[f
     rank = int(free.sum())
     rotated = (rotation[:, free].T / size) @ weights
     t2 = ((rotation[:, free].T / size) @ distance) ** 2 / variances[free]
-    den_df = _denominator(np.array([fit.df_of(w) for w in rotated]))
+    den_df = float(combine_df(np.array([fit.df_of(w) for w in rotated])))
     total = float(t2.sum())
     if np.isinf(den_df):
         return total, rank, np.inf, float(stats.chi2.sf(total, rank))
     return total / rank, rank, den_df, float(stats.f.sf(total / rank, rank, den_df))
-
-
-def _denominator(df: np.ndarray) -> float:
-    if np.isnan(df).any():
-        return np.nan
-    if np.isinf(df).all():
-        return np.inf
-    if df.size == 1 or df.min() <= 2:
-        return float(df.min())
-    expected = np.sum(1 + 2 / (df - 2))
-    # E - q = sum of 2/(df - 2): no difference of nearly equal numbers when df are large
-    return float(expected / np.sum(1 / (df - 2)))
 
 
 def _type_two(result: GLMMResult) -> list[np.ndarray]:

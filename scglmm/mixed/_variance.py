@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scglmm.inference.response import ResponseFit
+from scglmm.inference.response_fit import ResponseFit
 from scglmm.inference.varpart import COUNT_NOISE, METHODS, RESIDUALS, fractions, log_mean_exp
 
 if TYPE_CHECKING:

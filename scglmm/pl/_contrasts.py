@@ -148,7 +148,7 @@ def _best(pval: NDArray[np.float64], n_genes: int) -> NDArray[np.intp]:
     """Genes with the smallest p-values of each contrast in turn, the best of all first."""
     order = np.argsort(pval, axis=0, kind="stable")
     in_turn = order[np.isfinite(np.take_along_axis(pval, order, axis=0))] if pval.shape[1] == 1 else order.ravel()
-    tested = np.isfinite(pval).any(axis=1)
+    tested = np.asarray(np.isfinite(pval).any(axis=1))
     chosen = np.array(list(dict.fromkeys(in_turn[tested[in_turn]].tolist()))[:n_genes], dtype=np.intp)
     smallest = np.nanmin(pval[chosen], axis=1) if chosen.size else np.empty(0)
     return chosen[np.argsort(smallest, kind="stable")]

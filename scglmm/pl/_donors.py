@@ -171,9 +171,9 @@ def donors(
             handles.append(_zero_handle())
             names.append("no counts")
         draw = _draw_curve if numeric else _draw_estimates
-        for found, colour, beside in ((naive, _NAIVE, 0.17), (estimate, "black", 0.0)):
-            if found is not None:
-                handles.append(draw(ax, found, scale, colour, beside))
+        for shown, colour, beside in ((naive, _NAIVE, 0.17), (estimate, "black", 0.0)):
+            if shown is not None:
+                handles.append(draw(ax, shown, scale, colour, beside))
                 names.append(f"{'estimate' if colour == 'black' else 'cells as replicates'}, {100 * level:g}%")
         if numeric:
             ax.set_xlabel(x, fontsize=FONTSIZE)

@@ -104,7 +104,8 @@ def dotplot(
     with journal_style():
         fig, ax = open_grid(ax, found, figsize, swap_axes=swap_axes, extra=0.3)
         values, padj = (swapped(array, swap_axes) for array in (found.log2_fc, found.padj))
-        row, column = np.indices(values.shape)
+        places = np.indices(values.shape)
+        row, column = places[0], places[1]
         tested = np.isfinite(values) & np.isfinite(padj)
         # dots take up to 0.9 of a cell
         mapped = colour_bar(fig, ax, colours, limit, values[tested])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -119,10 +120,10 @@ def _explain(fig: Figure, ax: Axes, cutoffs: list[float], *, missing: bool) -> N
 
 
 def _write_stars(
-    ax: Axes, padj: NDArray[np.float64], values: NDArray[np.float64], mapped: object, cutoffs: list[float]
+    ax: Axes, padj: NDArray[np.float64], values: NDArray[np.float64], mapped: ScalarMappable, cutoffs: list[float]
 ) -> None:
     for (row, column), p in np.ndenumerate(padj):
-        n = sum(p < cut for cut in cutoffs)
+        n = sum(bool(p < cut) for cut in cutoffs)
         if not n:
             continue
         red, green, blue, _ = mapped.to_rgba(values[row, column])

@@ -17,6 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from scglmm.pl._style import GREY_LINE
@@ -227,7 +228,7 @@ def _own_cost(
     points: NDArray,
     weights: NDArray,
     radius: float,
-    frame: object,
+    frame: Bbox,
     scale: float,
 ) -> NDArray:
     """Cost of every position, whatever the other names do; infinite outside the axes."""
@@ -270,7 +271,8 @@ def _choose(labels: list[_Label]) -> list[int]:
         others = (shared[i][j][:, choices[j]] for j in range(n) if j != i and choices[j] >= 0)
         return sum(others, start=labels[i].cost)
 
-    best, lowest = [], np.inf
+    best: list[int] = []
+    lowest = np.inf
     rng = np.random.default_rng(0)
     for start in range(_STARTS if n > 1 else 1):
         order = np.arange(n) if start == 0 else rng.permutation(n)

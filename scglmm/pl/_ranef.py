@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from matplotlib.patches import Patch
 from scanpy import logging as logg
 from scipy import stats
 
+from scglmm.formula import Formula
 from scglmm.pl._docs import document
 from scglmm.pl._donor_rates import is_number, levels_of
 from scglmm.pl._genes import find_gene
@@ -149,7 +151,7 @@ def ranef(
         height = 0.75 + (0.14 * n if named else 2.6)
         fig, ax = axes_for(ax, figsize or (COLUMN_WIDTH, height))
         open_frame(ax)
-        colours = {"": OKABE_ITO["blue"]} if kinds is None else _colours(adata, color, kinds, palette)
+        colours: dict[Any, str] = {"": OKABE_ITO["blue"]} if kinds is None else _colours(adata, color, kinds, palette)
         _draw(ax, effects, sd, level, colours, kinds)
         ax.set_ylim(-0.7 - 0.01 * n, n - 0.3 + 0.01 * n)
         if named:
@@ -185,7 +187,7 @@ def _effects(found: Refit, term: str, column: str) -> tuple[pd.DataFrame, float]
     raise AssertionError
 
 
-def _kinds(adata: AnnData, rows: np.ndarray, formula: object, term: str, color: str) -> dict[str, object]:
+def _kinds(adata: AnnData, rows: np.ndarray, formula: Formula, term: str, color: str) -> dict[str, Any]:
     """Value of an obs column for every level of a grouping factor."""
     if color not in adata.obs:
         msg = f"No column {color!r} in `adata.obs`. Columns: {near_first(color, adata.obs.columns)}."
@@ -210,8 +212,8 @@ def _known(column: pd.Series) -> np.ndarray:
 
 
 def _colours(
-    adata: AnnData, color: str, kinds: dict[str, object], palette: str | Sequence[str] | Mapping[str, str] | None
-) -> dict[object, str]:
+    adata: AnnData, color: str, kinds: dict[str, Any], palette: str | Sequence[str] | Mapping[str, str] | None
+) -> dict[Any, str]:
     column = adata.obs[color]
     present = set(kinds.values())
     levels = [level for level in levels_of(column.dropna()) if level in present]

@@ -268,9 +268,9 @@ def _covariances(
     out = np.full((n_vars, 1 if groups is None else len(groups), size), np.nan)
     for group, table in tables.items():
         place = 0 if groups is None else groups.index(str(group))
-        target = triangle_positions([coefficients.index(c) for c in table.coefficients])
+        target = np.array(triangle_positions([coefficients.index(c) for c in table.coefficients]))
         has = rows[group] >= 0
-        out[np.ix_(has, [place], target)] = table.vcov[rows[group][has]][:, None, :]
+        out[np.ix_(has, np.array([place]), target)] = table.vcov[rows[group][has]][:, None, :]
     return out[:, 0, :] if groups is None else out
 
 
@@ -289,13 +289,13 @@ def _derivatives(
     out = np.full((n_vars, 1 if groups is None else len(groups), m, triangle_size(len(coefficients))), np.nan)
     for group, table in having.items():
         place = 0 if groups is None else groups.index(str(group))
-        target = triangle_positions([coefficients.index(c) for c in table.coefficients])
+        target = np.array(triangle_positions([coefficients.index(c) for c in table.coefficients]))
         has = rows[group] >= 0
         values = table.dvcov[rows[group][has]]
         # a group with fewer parameters: nothing depends on those it lacks
         values = np.pad(values, ((0, 0), (0, m - values.shape[1]), (0, 0)))
         values[np.isnan(values[:, :1]).repeat(m, axis=1)] = np.nan
-        out[np.ix_(has, [place], np.arange(m), target)] = values[:, None]
+        out[np.ix_(has, np.array([place]), np.arange(m), target)] = values[:, None]
     return out[:, 0] if groups is None else out
 
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from scglmm.formula.combination import parse_combination
 from scglmm.inference.contrasts import independent_rows
 from scglmm.results.names import INTERCEPTS, check_distinct, field, readable, storable
 from scglmm.results.read import StoredResult
-
-from ._expression import parse_combination
 
 Row = dict[str, float]
 
@@ -154,7 +153,7 @@ class _Reader:
         if not isinstance(weight, Real | np.bool_):
             msg = f"A weight of the contrast {name!r} is {weight!r} ({type(weight).__name__}): weights are numbers."
             raise TypeError(msg)
-        if not np.isfinite(weight):
+        if not np.isfinite(float(weight)):
             msg = f"A weight of the contrast {name!r} is {weight}: weights are finite."
             raise ValueError(msg)
         return float(weight)

@@ -84,9 +84,9 @@ def check_arguments(adata: Any, formula: Any, options: RunOptions, n_jobs: int |
             msg = f"{name}={value!r} is not one of {', '.join(map(repr, valid))}."
             raise ValueError(msg)
     _check_inflation_and_quadrature(options)
-    for name, value in (("min_cells", options.min_cells), ("min_donors", options.min_donors)):
-        if not isinstance(value, int | np.integer) or value < 0:
-            msg = f"{name} must be a whole number, 0 or more, not {value!r}."
+    for name, number in (("min_cells", options.min_cells), ("min_donors", options.min_donors)):
+        if not isinstance(number, int | np.integer) or number < 0:
+            msg = f"{name} must be a whole number, 0 or more, not {number!r}."
             raise ValueError(msg)
     if options.moderate not in (True, False, None):
         msg = f"moderate must be True, False or None (wherever it can be done), not {options.moderate!r}."

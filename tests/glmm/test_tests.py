@@ -195,7 +195,7 @@ def test_names_and_vectors(plots):
         ("cond(soyl='clay')", KeyError, "'soyl' is no column of the fixed effects; these are 'soil'"),
         ("cond(soil='peat')", ValueError, "unknown to the model"),
         ("cond(ph='high')", ValueError, "'ph' is a number in the model"),
-        ("ph * ph", ValueError, "linear combination"),
+        ("ph * ph", ValueError, "a contrast is linear"),
         ("ph - ph", ValueError, "nothing to test"),
         ("__import__('os').system('true')", KeyError, "is not a coefficient"),
         ("cond(ph=__import__('os'))", ValueError, "a value is a number or a level in quotes"),

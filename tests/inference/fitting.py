@@ -1,4 +1,4 @@
-"""From simulated cells to the results of `scglmm.inference`, without formulas and without AnnData."""
+"""From simulated cells, and for one response from a formula, to the results of `scglmm.inference`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 from models import Cells
 from scipy import sparse
 
 from scglmm.compression.nodes import Nodes, make_nodes
+from scglmm.formula import build_design, parse_formula
 from scglmm.inference.frame import Frame, make_frame, strata_of
 from scglmm.inference.gene import GeneFit
 from scglmm.inference.genes import Options, fit_genes
+from scglmm.inference.response import fit_response
+from scglmm.inference.response_fit import ResponseFit
 
 
 def design(X: np.ndarray, terms: Sequence[tuple[np.ndarray, int, np.ndarray]]) -> SimpleNamespace:
@@ -70,3 +74,9 @@ def fit_counts(
         n_jobs=1,
         max_bytes=1e8,
     ).fits
+
+
+def fit_formula(table: pd.DataFrame, response: str, formula: str, zi: str | None = None, **options) -> ResponseFit:
+    design = build_design(parse_formula(formula), table)
+    zi_design = None if zi is None else build_design(parse_formula(zi), table)
+    return fit_response(design, table[response].to_numpy(float), zi_design=zi_design, **options)

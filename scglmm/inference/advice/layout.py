@@ -180,8 +180,8 @@ class Layout:
                     "df": df,
                 }
             )
-        columns = ["term", "kind", "n_coefficients", "varies_within", "replicates", "df"]
-        return pd.DataFrame(rows, columns=columns)
+        names = ["term", "kind", "n_coefficients", "varies_within", "replicates", "df"]
+        return pd.DataFrame(rows, columns=names)
 
     def levels(self) -> pd.DataFrame:
         """Tabulate the levels of factors, with the levels of every grouping factor that have them."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scglmm.tl._expression import parse_combination
+from scglmm.formula.combination import parse_combination
 
 NAMES = [
     "(Intercept)",
