@@ -83,7 +83,7 @@ nitpick_ignore = [
     # what glmm() makes a result from, and what its method distribution() returns: no names for users
     ("py:class", "scglmm.mixed._data.ModelData"),
     ("py:class", "scglmm.mixed._distribution.Distribution"),
-    ("py:class", "scglmm.inference.response.ResponseFit"),
+    ("py:class", "scglmm.inference.response_fit.ResponseFit"),
 ]
 nitpick_ignore_regex = [
     # names of other packages: nobody knows them without intersphinx
