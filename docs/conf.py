@@ -83,7 +83,7 @@ nitpick_ignore = [
     # what glmm() makes a result from, and what its method distribution() returns: no names for users
     ("py:class", "scglmm.mixed._data.ModelData"),
     ("py:class", "scglmm.mixed._distribution.Distribution"),
-    ("py:class", "scglmm.inference.response.ResponseFit"),
+    ("py:class", "scglmm.inference.response_fit.ResponseFit"),
 ]
 nitpick_ignore_regex = [
     # names of other packages: nobody knows them without intersphinx
@@ -158,8 +158,9 @@ def read_source(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = relink((ROOT / PAGES_OF_THE_ROOT[name]).read_text(), ROOT)
     elif app.env.doc2path(name).suffix == ".md":
         source[0] = relink(source[0], Path(app.env.doc2path(name)).parent)
-    if name == "index" and not (DOCS / "scaling.md").is_file():
-        source[0] = source[0].replace("\nscaling\n", "\n")
+    if name == "index":
+        rest = [path.stem for path in sorted(DOCS.glob("*.md")) if not re.search(rf"^{path.stem}$", source[0], re.M)]
+        source[0] = source[0].replace("\nOTHERS\n", "".join(f"\n{page}" for page in rest if page != "index") + "\n")
     if name in TITLES:
         source[0] = f"# {TITLES[name]}\n\n{source[0]}"
 

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 import scanpy as sc
+from anndata import AnnData
 from matplotlib import pyplot as plt
 
 import scglmm
@@ -53,7 +54,8 @@ def psychad():
 def _quick(request, psychad, monkeypatch):
     """Nearly every example starts with these data, which take longer to read than anything that follows."""
     if "datasets.psychad" not in request.node.name:
-        monkeypatch.setattr(scglmm.datasets, "psychad", lambda: psychad)
+        parts = {"obs": psychad.obs.copy(), "var": psychad.var.copy(), "uns": psychad.uns}
+        monkeypatch.setattr(scglmm.datasets, "psychad", lambda: AnnData(psychad.X, **parts))
 
 
 @pytest.fixture(autouse=True)

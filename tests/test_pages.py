@@ -7,8 +7,8 @@ takes for granted, the reader's own data, is in the function of its name below.
 from __future__ import annotations
 
 import doctest
+import inspect
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +122,9 @@ def guide_moderation() -> dict[str, Any]:
 
 
 def calibration() -> dict[str, Any]:
-    sys.path.insert(0, str(DOCS.parent))
-    from benchmarks.calibration.composition import stable_gene_offset
-
     adata = counts(cohort(), n_genes=12)
     adata.obs["treatment"] = adata.obs["Dx"]
-    return {"adata": adata, "stable_gene_offset": stable_gene_offset}
+    return {"adata": adata}
 
 
 def planning() -> dict[str, Any]:
@@ -151,6 +148,8 @@ SETUP = {
     "planning": planning,
 }
 
+NOT_RUN = {"faults": "starts processes and clusters"}
+
 
 @pytest.fixture(autouse=True)
 def _quiet(tmp_path, monkeypatch):
@@ -165,6 +164,8 @@ def _quiet(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page(page, monkeypatch):
+    if page in NOT_RUN:
+        pytest.skip(NOT_RUN[page])
     if page == "index":
         few = scglmm.datasets.psychad()[:, :5].copy()
         monkeypatch.setattr(scglmm.datasets, "psychad", lambda: few)
@@ -193,10 +194,11 @@ def test_pseudobulk_quotes_the_calibration():
     for scenario, cells in rows:
         expected = [
             measured.loc[(scenario, method), column]
-            for column in ("type1_0.05", "size_adjusted")
             for method in ("reml", "edgeR-QL", "PyDESeq2")
+            for column in ("type1_0.05", "size_adjusted")
         ]
-        np.testing.assert_allclose([float(cell) for cell in cells.split("|")], 100 * np.array(expected), atol=0.0501)
+        quoted = [float(number) for number in re.findall(r"[\d.]+", cells)]
+        np.testing.assert_allclose(quoted, 100 * np.array(expected), atol=0.0501)
 
 
 def test_coming_from_r_quotes_nebula(reference):
@@ -211,3 +213,12 @@ def test_coming_from_r_quotes_nebula(reference):
         assert distance.median() == pytest.approx(0.13, abs=0.005)
         assert distance.max() == pytest.approx(1.5, abs=0.05)
         assert 0.97 < (theirs["se_DxAD"] / ours["se"]).median() < 0.98
+
+
+def test_everything_public_is_in_the_reference():
+    listed = re.findall(r"^    ([\w.]+)$", (DOCS / "api" / "index.md").read_text(), re.M)
+    modules = [name for name in scglmm.__all__ if inspect.ismodule(getattr(scglmm, name))]
+    names = [f"{module}.{name}" for module in modules for name in getattr(scglmm, module).__all__]
+    names += [name for name in scglmm.__all__ if name not in modules]
+    twice = {f"mixed.{name}" for name in scglmm.__all__}
+    assert sorted(listed) == sorted(set(names) - twice)

@@ -74,7 +74,7 @@ def stable_size(
     --------
     >>> adata = scglmm.datasets.psychad()
     >>> scglmm.pp.stable_size(adata, "SubID", min_count=5)
-    >>> adata.obs["stable_size"].min() > 0
+    >>> bool(adata.obs["stable_size"].min() > 0)
     True
     >>> scglmm.tl.nbmm(adata[:, :5].copy(), "~ offset(log(stable_size)) + Dx + (1|SubID)")
     """
