@@ -336,7 +336,7 @@ def _fit_task(task: _Task) -> tuple[list[GeneFit], list[int], list[float]]:
     zi = None if inflation is None else inflation.zi
     responses = Responses(task.grid, tables, task.shift, CODES[options.family], task.exposure, zi)
     fits, donors, totals = [], [], []
-    how = {
+    how: dict[str, Any] = {
         "adjust_se": options.adjust_se,
         "null": options.null,
         "limit": options.limit,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
@@ -22,7 +22,7 @@ class WorkersLostError(RuntimeError):
     """Workers are lost again and again; the message says what to do."""
 
 
-def run_tasks(function: Callable[[Any], Any], tasks: Sequence[Callable[[], Any]], n_jobs: int) -> Iterator[Any]:
+def run_tasks(function: Callable[[Any], Any], tasks: Sequence[Callable[[], Any]], n_jobs: int) -> Generator[Any]:
     """Call a function on every task, in parallel.
 
     Parameters

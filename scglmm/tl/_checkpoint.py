@@ -108,14 +108,13 @@ class Checkpoint:
         known = [np.zeros(size, bool) for size in self.sizes]
         for path in sorted(self.folder.glob(BLOCKS)):
             try:
-                with np.load(path, allow_pickle=False) as file:
+                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                     arrays = {name: file[name] for name in file.files}
                 if str(arrays.pop("run")) != self.run:
                     logg.warning(f"{str(path)!r} is of another run than its folder, and is not used")
                     continue
                 piece = Piece.from_arrays(arrays)
-                fresh = ~known[piece.part][piece.at]
-                known[piece.part][piece.at] = True
+                fresh = self._fresh(piece, known)
             except UNREADABLE as error:
                 logg.warning(f"{str(path)!r} is damaged ({error}): its genes are fitted again")
                 continue
@@ -127,6 +126,15 @@ class Checkpoint:
         n_known = sum(int(each.sum()) for each in known)
         if n_known:
             logg.info(f"    {n_known} of {sum(self.sizes)} fits are in the checkpoint {str(self.folder)!r}")
+
+    def _fresh(self, piece: Piece, known: list[np.ndarray]) -> np.ndarray:
+        """(n,) bool: which genes of a piece were not known; now they are."""
+        if not (0 <= piece.part < len(known) and (piece.at >= 0).all()):
+            msg = "there are no such genes"
+            raise ValueError(msg)
+        fresh = ~known[piece.part][piece.at]
+        known[piece.part][piece.at] = True
+        return fresh
 
     def add(self, piece: Piece) -> None:
         """Keep some fits, on the disk when they are enough for a file."""

@@ -18,8 +18,6 @@ import pandas as pd
 from scglmm.formula import formula_columns
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from scglmm.compression.nodes import Nodes
 
     from ._options import RunOptions
@@ -44,17 +42,25 @@ def settings(formula: str, options: RunOptions) -> Fingerprint:
     return {"scglmm version": scglmm.__version__, "formula": " ".join(formula.split())} | found
 
 
-def inputs(adata: AnnData, run: Run, nodes: list[Nodes], options: RunOptions) -> Fingerprint:
-    """Fingerprint of the cells, genes and counts that a run uses, and of the models on them."""
+def inputs(obs: pd.DataFrame, genes: pd.Index, run: Run, nodes: list[Nodes], options: RunOptions) -> Fingerprint:
+    """Fingerprint of the cells, genes and counts that a run uses, and of the models on them.
+
+    Parameters
+    ----------
+    obs, genes
+        `adata.obs` and `adata.var_names`.
+    run, nodes, options
+        The run.
+    """
     formulas = [run.fitted[0].design.formula, *([] if options.inflation is None else [options.inflation])]
     columns = dict.fromkeys(name for formula in formulas for name in formula_columns(formula))
     found: Fingerprint = {
-        "number of cells": adata.n_obs,
+        "number of cells": len(obs),
         "groups": [_plain(group.name) for group in run.fitted],
-        "genes": _digest(*run.testable, run.positions, _text(adata.var_names[run.positions])),
+        "genes": _digest(*run.testable, run.positions, _text(genes[run.positions])),
         "cells": _digest(*(group.used for group in run.fitted)),
     }
-    found |= {f"column {name!r} of obs": _column(run.obs[name]) for name in columns}
+    found |= {f"column {name!r} of obs": _column(obs[name]) for name in columns}
     counts = []
     for group, summary in zip(run.fitted, run.summaries, strict=True):
         counts += [summary.gene_total, summary.gene_cells, summary.cell_total[group.used]]

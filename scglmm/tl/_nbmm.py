@@ -208,7 +208,8 @@ def nbmm(
     start = logg.info(_announce(formula, run, placed))
     how = Options(method=method, moderate=moderate, family=family, n_quad=int(n_quad))
     if saved is not None:
-        saved.take(asked | inputs(adata, run, nodes, options), [int(able.sum()) for able in run.testable])
+        found = inputs(run.obs, adata.var_names, run, nodes, options)
+        saved.take(asked | found, [int(able.sum()) for able in run.testable])
     fits = _fit(run, placed, how, n_jobs, saved)
     tables = make_tables(adata.var_names, run, fits, options)
     info = describe_run(formula, options, run, nodes, tables)

@@ -1,4 +1,4 @@
-"""Fit with the workers of joblib backends, of which one is killed on the way: python lost_workers.py in.h5ad out.
+"""Fit with workers of which one is killed on the way: python lost_workers.py in.h5ad out formula.
 
 Writes the results of this process, of loky and of dask.
 """
@@ -20,7 +20,6 @@ import scglmm
 from scglmm.inference import genes
 from scglmm.tl._workers import effective_jobs
 
-FORMULA = "~ offset(log(libSize)) + Dx + Age + (1|SubID)"
 fit_task = genes._fit_task
 
 
@@ -33,11 +32,11 @@ def fit_or_die(task: object) -> object:
     return os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(counts: str, out: Path) -> None:
+def main(counts: str, out: Path, formula: str) -> None:
     adata = ad.read_h5ad(counts)
 
     def run(name: str, **how: int) -> None:
-        scglmm.tl.nbmm(adata, FORMULA, copy=True, **how).write_h5ad(out / f"{name}.h5ad")
+        scglmm.tl.nbmm(adata, formula, copy=True, **how).write_h5ad(out / f"{name}.h5ad")
 
     run("here", n_jobs=1)
     genes._fit_task = fit_or_die
@@ -58,4 +57,4 @@ def main(counts: str, out: Path) -> None:
 if __name__ == "__main__":
     sc.settings.verbosity = 1
     KILLED = str(Path(sys.argv[2]) / "killed")
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
