@@ -20,6 +20,7 @@ from scglmm.engine.layout import NODE_A, NODE_E, NODE_Y, Data
 from scglmm.engine.responses import Responses
 from scglmm.engine.structure import analyse
 from scglmm.formula import Design, build_design, parse_formula
+from scglmm.formula.columns import in_memory
 from scglmm.inference.frame import Frame, frame_from_strata, make_frame, strata_of
 from scglmm.inference.gene import NOT_CONVERGED, fit_gene
 from scglmm.inference.separation import separating_direction
@@ -93,19 +94,20 @@ def fitted_cells(adata: AnnData, result: StoredResult, group: str | None) -> Cel
     if not isinstance(entry, Mapping) or "formula" not in entry:
         msg = f"`adata.uns` has no entry {result.key!r} with the formula, which is needed to look at a gene again."
         raise KeyError(msg)
+    obs = in_memory(adata.obs)
     rows = np.arange(adata.n_obs)
     if group is not None:
         column = grouping(adata, result)
-        if column is None or column not in adata.obs:
+        if column is None or column not in obs:
             msg = f"The column {column!r} of `adata.obs`, by which the cells were grouped, is gone."
             raise KeyError(msg)
-        rows = np.flatnonzero(adata.obs[column].astype(str).map(storable) == group)
+        rows = np.flatnonzero(obs[column].astype(str).map(storable) == group)
         if not rows.size:
             msg = f"No cell of the group {group!r} is left in `adata`."
             raise ValueError(msg)
     params = entry.get("params", {})
     source = find_counts(adata, params.get("layer"), bool(params.get("use_raw", False)))
-    design = build_design(parse_formula(str(entry["formula"])), adata.obs.iloc[rows], na_action="drop")
+    design = build_design(parse_formula(str(entry["formula"])), obs.iloc[rows], na_action="drop")
     rows = rows[design.kept]
     offset = design.offset
     if offset is None:

@@ -118,9 +118,9 @@ def test_lazily_read(name, stored, adata, fitted, formula, tmp_path, assert_same
 
 def test_lazily_read_columns_that_are_not_there(stored):
     data = stored("lazy h5ad csr")
-    with pytest.raises(KeyError, match="no column 'dx', which the formula uses. Did you mean 'Dx'"):
+    with pytest.raises(KeyError, match=r"no column 'dx', which the formula uses\. Did you mean 'Dx'"):
         scglmm.tl.nbmm(data, "~ dx + (1|SubID)")
-    with pytest.raises(KeyError, match=r"mask_var='test' is not a column of `adata.var`; the columns are 'tested'"):
+    with pytest.raises(KeyError, match=r"mask_var='test' is not a column of `adata\.var`; the columns are 'tested'"):
         scglmm.tl.nbmm(data, "~ Dx + (1|SubID)", mask_var="test")
     assert not data.varm.keys() - {"loadings"}
 
