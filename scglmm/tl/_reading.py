@@ -36,22 +36,28 @@ LEAST_NODES = 8  # of a stratum with many cells, for a first guess
 
 @dataclass(frozen=True)
 class Ahead:
-    """Tables of all genes, made before the model's nodes were known.
+    """Nodes that suit any counts, for counts that are not in memory.
+
+    They are used however often the counts are read, so that results do not depend on the memory allowed.
 
     Attributes
     ----------
-    nodes
-        Of every group.
+    parts
+        Of every group: its cells on those nodes, and all genes.
     tables
-        Of every group.
+        Their tables; None where they do not fit into the memory allowed.
     """
 
-    nodes: list[Nodes]
-    tables: list[Tables]
+    parts: list[Part]
+    tables: list[Tables] | None = None
 
     def matrix(self, matrix: Any, nodes: Sequence[Nodes]) -> Prepared:
         """Give what takes the place of the matrix in `scglmm.compression.tables.accumulate_parts`."""
-        return Prepared(matrix, list(nodes), [each.grid for each in self.nodes], self.tables)
+        return Prepared(matrix, list(nodes), [part.nodes for part in self.parts], self.tables)
+
+    def take(self, kept: Sequence[int]) -> Ahead:
+        """Give that of some of the groups."""
+        return Ahead([self.parts[k] for k in kept], None if self.tables is None else [self.tables[k] for k in kept])
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,16 @@ class Budget:
         """Bytes for the tables of a block that is taken from those."""
         return min(self.tables // 4, TABLE_BYTES)
 
-    def check(self, parts: Sequence[Part], name: str) -> None:
+    def of_block(self, parts: Sequence[Part], ahead: Ahead | None) -> int:
+        """Bytes for the tables of a block of genes of the parts; those on finer nodes are there at the same time."""
+        if ahead is None or not parts:
+            return self.block
+        if ahead.tables is not None:
+            return self.taken
+        own, finer = (sum(gene_bytes(part.nodes, part.presence) for part in each) for each in (parts, ahead.parts))
+        return self.block * own // (own + finer)
+
+    def check(self, parts: Sequence[Part], ahead: Ahead | None, name: str) -> None:
         """Check that at least one gene fits.
 
         Raises
@@ -113,9 +128,9 @@ class Budget:
         """
         if self.in_memory or not parts:
             return
-        gene = sum(gene_bytes(part.nodes, part.presence) for part in parts)
+        gene = sum(gene_bytes(part.nodes, part.presence) for part in [*parts, *(ahead.parts if ahead else [])])
         if self.tables < gene:
-            needed = self.allowed - self.tables + gene if not self.dask else self.fixed + DASK_COPIES * gene
+            needed = self.fixed + (DASK_COPIES * gene if self.dask else self.reading + gene)
             msg = (
                 f"max_memory of {spell_bytes(self.allowed)} is too little to read {name} piece by piece: "
                 f"{spell_bytes(self.fixed)} for the cells and the results, {spell_bytes(gene)} for the tables of one "
@@ -143,33 +158,31 @@ def fixed_bytes(groups: Sequence[Group], n_genes: Sequence[int], shape: tuple[in
     return int(cells + sums + results)
 
 
-def may_be_ahead(budget: Budget, groups: Sequence[Group], n_genes: int) -> bool:
+def suits_ahead(budget: Budget, groups: Sequence[Group]) -> bool:
+    """Whether nodes may be placed before the counts are known; not where cells differ in every way."""
+    return not budget.in_memory and all(2 * np.max(group.stratum) < group.stratum.size for group in groups)
+
+
+def may_fit(budget: Budget, groups: Sequence[Group], n_genes: int) -> bool:
     """Whether tables of all genes may fit, before the offsets are known."""
-    if budget.in_memory:
-        return False
-    least = 0
-    for group in groups:
-        cells = np.bincount(group.stratum)
-        if 2 * cells.size > group.stratum.size:  # cells that differ in every way: their tables are the counts
-            return False
-        least += int(np.minimum(cells, LEAST_NODES).sum())
+    least = sum(int(np.minimum(np.bincount(group.stratum), LEAST_NODES).sum()) for group in groups)
     return least * 8 * n_genes <= budget.ahead
 
 
-def parts_ahead(
-    budget: Budget,
-    groups: Sequence[Group],
-    offsets: Sequence[np.ndarray],
-    genes: np.ndarray,
-    singularities: list[float],
-) -> list[Part] | None:
-    """Give parts whose tables will do whatever the counts are; None where they do not fit."""
+def place_ahead(
+    groups: Sequence[Group], offsets: Sequence[np.ndarray], genes: np.ndarray, singularities: Sequence[float]
+) -> Ahead:
+    """Place nodes that will do whatever the counts are."""
     parts = []
     for group, offset, singularity in zip(groups, offsets, singularities, strict=True):
         nodes = make_nodes(group.stratum, offset, FINEST, singularity=singularity)
         parts.append(Part(group.used, nodes, genes, group.inflation is not None))
-    size = sum(part.genes.size * gene_bytes(part.nodes, part.presence) for part in parts)
-    return parts if size <= budget.ahead else None
+    return Ahead(parts)
+
+
+def table_bytes(parts: Sequence[Part]) -> int:
+    """Memory of all tables."""
+    return sum(part.genes.size * gene_bytes(part.nodes, part.presence) for part in parts)
 
 
 def n_passes(matrix: Any, parts: Sequence[Part], max_bytes: float) -> tuple[int, int]:
