@@ -7,6 +7,7 @@ as many non-zeros, and dense matrices in tiles that follow the chunks in which t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,10 +86,20 @@ def chunks(matrix: Any, first: int = 0, last: int | None = None) -> Iterator[Chu
     if is_in_memory_sparse(matrix):
         return iter([Chunk(0, 0, matrix)])
     if is_stored_sparse(matrix):
-        return _stored_rows(matrix) if matrix.format == "csr" else _stored_columns(matrix, first, last)
+        return _read_ahead(_stored_rows(matrix) if matrix.format == "csr" else _stored_columns(matrix, first, last))
     if is_dask(matrix):
         return _blocks(matrix, first, last)
-    return _tiles(matrix, first, last)
+    tiles = _tiles(matrix, first, last)
+    return tiles if isinstance(matrix, np.ndarray) else _read_ahead(tiles)
+
+
+def _read_ahead(pieces: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Read the next piece while one is being used: h5py and zarr let others run meanwhile."""
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(next, pieces, None)
+        while (chunk := following.result()) is not None:
+            following = reader.submit(next, pieces, None)
+            yield chunk
 
 
 def as_sparse(part: Any) -> sp.csr_array | sp.csc_array | sp.csr_matrix | sp.csc_matrix:

@@ -1,4 +1,4 @@
-"""Tables that were made before the model's nodes were known: the counts are read once, and once only.
+"""Tables by way of finer nodes, which can be placed before the counts are known: they need be read only once.
 
 How fine the nodes have to be depends on the counts themselves. Where reading them is dear, they are summed onto nodes
 that are fine enough for any counts. The Lagrange basis L_j of fewer nodes tau_j is a polynomial that the finer nodes
@@ -12,7 +12,7 @@ gives to rounding the table that another pass would give.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from .tables import Part, Tables, accumulate_parts
 
 @dataclass(frozen=True)
 class Prepared:
-    """A matrix whose counts have been summed: it takes the place of the matrix in `accumulate_parts`.
+    """What takes the place of a matrix in `accumulate_parts`: its counts have been, or are, summed onto finer nodes.
 
     Attributes
     ----------
@@ -34,15 +34,15 @@ class Prepared:
     nodes
         Nodes of the parts that will be asked for.
     finer
-        For each of them the nodes onto which the counts were summed, of the same strata.
+        For each of them the nodes onto which the counts are summed, of the same cells and strata.
     tables
-        Those sums.
+        Those sums; None where they are made when they are asked for.
     """
 
     matrix: Any
     nodes: list[Nodes]
-    finer: list[Grid]
-    tables: list[Tables]
+    finer: list[Nodes]
+    tables: list[Tables] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,20 +52,26 @@ class Prepared:
     def tables_of(self, parts: Sequence[Part], n_jobs: int = 1) -> list[Tables]:
         """Do what `scglmm.compression.tables.accumulate_parts` does; for nodes not in `nodes` the matrix is read."""
         known = [next((k for k, nodes in enumerate(self.nodes) if nodes is part.nodes), -1) for part in parts]
-        others = [part for part, k in zip(parts, known, strict=True) if k < 0]
-        read = iter(accumulate_parts(self.matrix, others, n_jobs) if others else [])
-        return [next(read) if k < 0 else self._take(part, k) for part, k in zip(parts, known, strict=True)]
+        wanted = [part if k < 0 else replace(part, nodes=self.finer[k]) for part, k in zip(parts, known, strict=True)]
+        to_read = [each for each, k in zip(wanted, known, strict=True) if k < 0 or self.tables is None]
+        read = iter(accumulate_parts(self.matrix, to_read, n_jobs) if to_read else [])
+        found = []
+        for part, k in zip(parts, known, strict=True):
+            source = next(read) if k < 0 or self.tables is None else self.tables[k]
+            found.append(source if k < 0 else _take(source, self.finer[k], part))
+        return found
 
-    def _take(self, part: Part, k: int) -> Tables:
-        source, finer = self.tables[k], self.finer[k]
-        by_gene = np.argsort(source.genes, kind="stable")
-        at = by_gene[np.searchsorted(source.genes, part.genes, sorter=by_gene)]
-        values = _on_nodes(source.values, source.genes.size, finer, at, part.nodes)
-        presence = None
-        if part.presence:
-            presence = _on_nodes(source.presence, source.genes.size, finer, at, part.nodes)
-        tails = {g: source.tails[int(i)] for g, i in enumerate(at) if int(i) in source.tails}
-        return Tables(part.genes, values, source.histogram[at], tails, presence)
+
+def _take(source: Tables, finer: Grid, part: Part) -> Tables:
+    """Tables of some genes on the nodes of the part, from tables on finer ones."""
+    by_gene = np.argsort(source.genes, kind="stable")
+    at = by_gene[np.searchsorted(source.genes, part.genes, sorter=by_gene)]
+    values = _on_nodes(source.values, source.genes.size, finer, at, part.nodes)
+    presence = None
+    if part.presence:
+        presence = _on_nodes(source.presence, source.genes.size, finer, at, part.nodes)
+    tails = {g: source.tails[int(i)] for g, i in enumerate(at) if int(i) in source.tails}
+    return Tables(part.genes, values, source.histogram[at], tails, presence)
 
 
 def _on_nodes(values: np.ndarray, n_genes: int, finer: Grid, at: np.ndarray, nodes: Nodes) -> np.ndarray:

@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from scglmm.compression.chunks import cell_totals, read_column
 from scglmm.formula import Design, build_design, parse_formula
+from scglmm.formula.columns import in_memory
 from scglmm.results import StoredResult
 from scglmm.results.names import storable
 
@@ -80,19 +81,20 @@ def fitted_cells(adata: AnnData, result: StoredResult, group: str | None) -> Cel
     if not isinstance(entry, Mapping) or "formula" not in entry:
         msg = f"`adata.uns` has no entry {result.key!r} with the formula, which is needed to look at a gene again."
         raise KeyError(msg)
+    obs = in_memory(adata.obs)
     rows = np.arange(adata.n_obs)
     if group is not None:
         column = grouping(adata, result)
-        if column is None or column not in adata.obs:
+        if column is None or column not in obs:
             msg = f"The column {column!r} of `adata.obs`, by which the cells were grouped, is gone."
             raise KeyError(msg)
-        rows = np.flatnonzero(adata.obs[column].astype(str).map(storable) == group)
+        rows = np.flatnonzero(obs[column].astype(str).map(storable) == group)
         if not rows.size:
             msg = f"No cell of the group {group!r} is left in `adata`."
             raise ValueError(msg)
     params = entry.get("params", {})
     source = find_counts(adata, params.get("layer"), bool(params.get("use_raw", False)))
-    design = build_design(parse_formula(str(entry["formula"])), adata.obs.iloc[rows], na_action="drop")
+    design = build_design(parse_formula(str(entry["formula"])), obs.iloc[rows], na_action="drop")
     rows = rows[design.kept]
     offset = design.offset
     if offset is None:

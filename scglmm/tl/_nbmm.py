@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import joblib
 import numpy as np
 from scanpy import logging as logg
 
@@ -200,7 +201,9 @@ def nbmm(
         adata = adata.copy()
     check_target(adata, key_added)
     n_jobs = effective_jobs(n_jobs)
-    run = prepare_run(adata, formula, options, mask_var, n_jobs=n_jobs, ahead=True)
+    # workers of a cluster fit; the counts are read here
+    threads = min(n_jobs, joblib.cpu_count())
+    run = prepare_run(adata, formula, options, mask_var, n_jobs=threads, ahead=True)
     check_moderation(run, options)
     _advise(run, run.obs)
     placed = run.place_nodes()

@@ -12,15 +12,15 @@ import pandas as pd
 
 from scglmm.compression.nodes import Nodes
 from scglmm.compression.prepared import Prepared
-from scglmm.compression.tables import Part, accumulate_parts, gene_bytes
+from scglmm.compression.tables import Part, accumulate_parts
 from scglmm.inference.cell_level import Placed
 from scglmm.inference.genes import Options, fit_parts
 
 from ._groups import spell_levels
 from ._info import merged_factors
 from ._options import RunOptions, check_arguments
-from ._prepare import Run, prepare_run, singularity
-from ._reading import fixed_bytes, may_be_ahead, n_passes, parts_ahead
+from ._prepare import Run, prepare_run
+from ._reading import fixed_bytes, n_passes, table_bytes
 from ._workers import effective_jobs
 
 if TYPE_CHECKING:
@@ -103,20 +103,13 @@ def plan_run(
 
 def _reading(run: Run, parts: list[Part]) -> tuple[int, int, int]:
     """Find how often the counts are read, in how many blocks of genes, and the memory of the tables."""
-    budget, genes = run.budget, run.source.columns[run.positions]
-    if may_be_ahead(budget, run.fitted, genes.size):
-        kinds = [singularity(run.family, group.inflation is not None) for group in run.fitted]
-        ahead = parts_ahead(budget, run.fitted, run.offsets, genes, kinds)
-        if ahead is not None:
-            size = _table_bytes(ahead)
-            return (1 if run.fitted[0].design.offset is not None else 2), 1, size + min(budget.taken, size)
-    budget.check(parts, run.source.name)
-    n_blocks, passes = n_passes(run.source.matrix, parts, budget.block)
-    return 1 + passes, n_blocks, min(budget.block, _table_bytes(parts))
-
-
-def _table_bytes(parts: list[Part]) -> int:
-    return sum(part.genes.size * gene_bytes(part.nodes, part.presence) for part in parts)
+    budget, ahead = run.budget, run.ahead
+    if ahead is not None and (size := table_bytes(ahead.parts)) <= budget.ahead:
+        return (1 if run.fitted[0].design.offset is not None else 2), 1, size + min(budget.taken, size)
+    budget.check(parts, ahead, run.source.name)
+    max_bytes = budget.of_block(parts, ahead)
+    n_blocks, passes = n_passes(run.source.matrix, parts, max_bytes)
+    return 1 + passes, n_blocks, min(budget.block, table_bytes(parts) + (table_bytes(ahead.parts) if ahead else 0))
 
 
 def _terms(run: Run) -> pd.DataFrame:
@@ -209,7 +202,7 @@ def _expected_seconds(
     one_pass = time.perf_counter() - begin
     # fitted from these tables: the counts are not read again
     grids = [part.nodes for part in few]
-    matrix = Prepared(run.source.matrix, grids, [nodes.grid for nodes in grids], tables)
+    matrix = Prepared(run.source.matrix, grids, grids, tables)
 
     def fit(parts: list[Part]) -> float:
         """Seconds of the processor, whatever else the machine is doing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,16 @@ from ._groups import Group, check_some_fitted, prepare_groups
 from ._info import check_names
 from ._memory import memory_budget, spell_bytes
 from ._options import RunOptions, check_quadrature, genes_in_matrix, parse_right_side, selected_genes
-from ._reading import Ahead, Budget, make_budget, may_be_ahead, n_passes, parts_ahead
+from ._reading import (
+    Ahead,
+    Budget,
+    make_budget,
+    may_fit,
+    n_passes,
+    place_ahead,
+    suits_ahead,
+    table_bytes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +67,8 @@ class Run:
     budget
         Memory of the run.
     ahead
-        Tables of all genes, where they could be made in the pass that checked the counts.
+        Nodes for counts that are not in memory, with tables of all genes where these could be made in the pass that
+        checked the counts.
     family
         `"nbinom2"` or `"poisson"`.
     n_quad
@@ -102,19 +112,19 @@ class Run:
 
     def counts(self, placed: list[Placed]) -> tuple[Any, int]:
         """Give the counts as `scglmm.inference.genes.fit_parts` takes them, and the memory for a block of genes."""
-        if self.ahead is not None:
-            return self.ahead.matrix(self.source.matrix, placed), self.budget.taken
         parts = self.parts(placed)
-        self.budget.check(parts, self.source.name)
-        if not self.budget.in_memory:
-            n_blocks, passes = n_passes(self.source.matrix, parts, self.budget.block)
+        matrix = self.source.matrix if self.ahead is None else self.ahead.matrix(self.source.matrix, placed)
+        max_bytes = self.budget.of_block(parts, self.ahead)
+        if not self.budget.in_memory and (self.ahead is None or self.ahead.tables is None):
+            self.budget.check(parts, self.ahead, self.source.name)
+            n_blocks, passes = n_passes(self.source.matrix, parts, max_bytes)
             again = "another pass" if passes == 1 else f"{passes} more passes"
             blocks = "one block" if n_blocks == 1 else f"{n_blocks} blocks"
             logg.info(
-                f"reading {self.source.name} again: {again} for {blocks} of genes, "
-                f"with tables of at most {spell_bytes(self.budget.block)} (max_memory)"
+                f"reading {self.source.name} again: {again} for {blocks} of genes, with tables of at most "
+                f"{spell_bytes(max_bytes)} (max_memory)"
             )
-        return self.source.matrix, self.budget.block
+        return matrix, max_bytes
 
     def parts(self, placed: list[Placed]) -> list[Part]:
         """Cells and columns of the matrix that every group fits."""
@@ -170,7 +180,7 @@ def prepare_run(
             [each[k] for k in kept] for each in (fitted, summaries, offsets, testable)
         )
         if tables is not None:
-            tables = Ahead(*([each[k] for k in kept] for each in (tables.nodes, tables.tables)))
+            tables = tables.take(kept)
     return Run(
         *(groups, fitted, source, positions, summaries, offsets, testable, offset_name),
         *(obs, budget, tables, options.family, options.n_quad),
@@ -199,32 +209,31 @@ def _read(
     for k, group in enumerate(groups):
         label[group.used] = k
     where = f"reading {source.name} ({storage(source.matrix)})"
-    if ahead and may_be_ahead(budget, groups, genes.size):
-        first = ""
-        offsets, name = _given_offsets(groups)
-        if offsets is None:
-            logg.info(f"{where}: a pass for the total counts of the cells")
-            totals = cell_totals(source.matrix)
-            first = "again, "
-            if all((np.isfinite(totals[group.used]) & (totals[group.used] >= 0)).all() for group in groups):
-                offsets, name = _total_offsets(adata, groups, totals, source)
-        if offsets is not None:
-            kinds = [singularity(family, group.inflation is not None) for group in groups]
-            parts = parts_ahead(budget, groups, offsets, genes, kinds)
-            if parts is not None:
-                logg.info(
-                    f"{where}: {first}one pass for checks, sums and the tables of all genes "
-                    f"(at most {spell_bytes(budget.ahead)} of max_memory={spell_bytes(budget.allowed)})"
-                )
-                summaries, tables = check_counts(adata, source, label, len(groups), parts, n_jobs)
-                return summaries, offsets, name, Ahead([part.nodes for part in parts], tables)
-    if not budget.in_memory:
-        logg.info(f"{where}: a pass for checks and sums")
-    summaries, _ = check_counts(adata, source, label, len(groups))
+    suits, first = suits_ahead(budget, groups), ""
     offsets, name = _given_offsets(groups)
+    if ahead and suits and offsets is None and may_fit(budget, groups, genes.size):
+        logg.info(f"{where}: a pass for the total counts of the cells")
+        totals = cell_totals(source.matrix)
+        first = "again, "
+        # others are not counts, which the next pass says with an example
+        if all((np.isfinite(totals[group.used]) & (totals[group.used] >= 0)).all() for group in groups):
+            offsets, name = _total_offsets(adata, groups, totals, source)
+    kinds = [singularity(family, group.inflation is not None) for group in groups]
+    if ahead and suits and offsets is not None:
+        finer = place_ahead(groups, offsets, genes, kinds)
+        if table_bytes(finer.parts) <= budget.ahead:
+            logg.info(
+                f"{where}: {first}one pass for checks, sums and the tables of all genes, "
+                f"{spell_bytes(table_bytes(finer.parts))} of max_memory={spell_bytes(budget.allowed)}"
+            )
+            summaries, tables = check_counts(adata, source, label, len(groups), finer.parts, n_jobs)
+            return summaries, offsets, name, replace(finer, tables=tables)
+    if not budget.in_memory:
+        logg.info(f"{where}: {first}a pass for checks and sums")
+    summaries, _ = check_counts(adata, source, label, len(groups))
     if offsets is None:
         offsets, name = _total_offsets(adata, groups, summaries[0].cell_total, source)
-    return summaries, offsets, name, None
+    return summaries, offsets, name, place_ahead(groups, offsets, genes, kinds) if suits else None
 
 
 def _given_offsets(groups: list[Group]) -> tuple[list[np.ndarray] | None, str]:

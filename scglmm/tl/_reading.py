@@ -30,25 +30,27 @@ if TYPE_CHECKING:
 
 FINEST = 1e-14  # relative error of nodes that suit any counts
 TABLE_BYTES = 256 * 2**20  # tables of a block of genes that need no pass of their own: more would gain nothing
-COPIES = 4  # of a piece of the matrix while it is read and added
+COPIES = 6  # of a piece of the matrix while it is added, and the next one read
 DASK_COPIES = 8  # of a table while the workers of a dask cluster add up
 LEAST_NODES = 8  # of a stratum with many cells, for a first guess
 
 
 @dataclass(frozen=True)
 class Ahead:
-    """Tables of all genes, made before the model's nodes were known.
+    """Nodes that suit any counts, for counts that are not in memory.
+
+    They are used however often the counts are read, so that results do not depend on the memory allowed.
 
     Attributes
     ----------
-    nodes
-        Of every group.
+    parts
+        Of every group: its cells on those nodes, and all genes.
     tables
-        Of every group.
+        Their tables; None where they do not fit into the memory allowed.
     """
 
-    nodes: list[Nodes]
-    tables: list[Tables]
+    parts: list[Part]
+    tables: list[Tables] | None = None
 
     def matrix(self, matrix: Any, placed: Sequence[Placed]) -> Prepared:
         """Give what takes the place of the matrix in `scglmm.compression.tables.accumulate_parts`.
@@ -56,8 +58,12 @@ class Ahead:
         Nodes in covariates have strata of their own, for which the matrix is read again.
         """
         same = [k for k, each in enumerate(placed) if not each.covariates]
-        finer = [self.nodes[k].grid for k in same]
-        return Prepared(matrix, [placed[k].nodes for k in same], finer, [self.tables[k] for k in same])
+        some = self.take(same)
+        return Prepared(matrix, [placed[k].nodes for k in same], [part.nodes for part in some.parts], some.tables)
+
+    def take(self, kept: Sequence[int]) -> Ahead:
+        """Give that of some of the groups."""
+        return Ahead([self.parts[k] for k in kept], None if self.tables is None else [self.tables[k] for k in kept])
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,16 @@ class Budget:
         """Bytes for the tables of a block that is taken from those."""
         return min(self.tables // 4, TABLE_BYTES)
 
-    def check(self, parts: Sequence[Part], name: str) -> None:
+    def of_block(self, parts: Sequence[Part], ahead: Ahead | None) -> int:
+        """Bytes for the tables of a block of genes of the parts; those on finer nodes are there at the same time."""
+        if ahead is None or not parts:
+            return self.block
+        if ahead.tables is not None:
+            return self.taken
+        own, finer = (sum(gene_bytes(part.nodes, part.presence) for part in each) for each in (parts, ahead.parts))
+        return self.block * own // (own + finer)
+
+    def check(self, parts: Sequence[Part], ahead: Ahead | None, name: str) -> None:
         """Check that at least one gene fits.
 
         Raises
@@ -119,9 +134,9 @@ class Budget:
         """
         if self.in_memory or not parts:
             return
-        gene = sum(gene_bytes(part.nodes, part.presence) for part in parts)
+        gene = sum(gene_bytes(part.nodes, part.presence) for part in [*parts, *(ahead.parts if ahead else [])])
         if self.tables < gene:
-            needed = self.allowed - self.tables + gene if not self.dask else self.fixed + DASK_COPIES * gene
+            needed = self.fixed + (DASK_COPIES * gene if self.dask else self.reading + gene)
             msg = (
                 f"max_memory of {spell_bytes(self.allowed)} is too little to read {name} piece by piece: "
                 f"{spell_bytes(self.fixed)} for the cells and the results, {spell_bytes(gene)} for the tables of one "
@@ -149,33 +164,31 @@ def fixed_bytes(groups: Sequence[Group], n_genes: Sequence[int], shape: tuple[in
     return int(cells + sums + results)
 
 
-def may_be_ahead(budget: Budget, groups: Sequence[Group], n_genes: int) -> bool:
+def suits_ahead(budget: Budget, groups: Sequence[Group]) -> bool:
+    """Whether nodes may be placed before the counts are known; not where cells differ in every way."""
+    return not budget.in_memory and all(2 * np.max(group.stratum) < group.stratum.size for group in groups)
+
+
+def may_fit(budget: Budget, groups: Sequence[Group], n_genes: int) -> bool:
     """Whether tables of all genes may fit, before the offsets are known."""
-    if budget.in_memory:
-        return False
-    least = 0
-    for group in groups:
-        cells = np.bincount(group.stratum)
-        if 2 * cells.size > group.stratum.size:  # cells that differ in every way: their tables are the counts
-            return False
-        least += int(np.minimum(cells, LEAST_NODES).sum())
+    least = sum(int(np.minimum(np.bincount(group.stratum), LEAST_NODES).sum()) for group in groups)
     return least * 8 * n_genes <= budget.ahead
 
 
-def parts_ahead(
-    budget: Budget,
-    groups: Sequence[Group],
-    offsets: Sequence[np.ndarray],
-    genes: np.ndarray,
-    singularities: list[float],
-) -> list[Part] | None:
-    """Give parts whose tables will do whatever the counts are; None where they do not fit."""
+def place_ahead(
+    groups: Sequence[Group], offsets: Sequence[np.ndarray], genes: np.ndarray, singularities: Sequence[float]
+) -> Ahead:
+    """Place nodes that will do whatever the counts are."""
     parts = []
     for group, offset, singularity in zip(groups, offsets, singularities, strict=True):
         nodes = make_nodes(group.stratum, offset, FINEST, singularity=singularity)
         parts.append(Part(group.used, nodes, genes, group.inflation is not None))
-    size = sum(part.genes.size * gene_bytes(part.nodes, part.presence) for part in parts)
-    return parts if size <= budget.ahead else None
+    return Ahead(parts)
+
+
+def table_bytes(parts: Sequence[Part]) -> int:
+    """Memory of all tables."""
+    return sum(part.genes.size * gene_bytes(part.nodes, part.presence) for part in parts)
 
 
 def n_passes(matrix: Any, parts: Sequence[Part], max_bytes: float) -> tuple[int, int]:

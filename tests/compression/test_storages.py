@@ -191,9 +191,14 @@ def test_tables_of_finer_nodes_become_those_of_the_model(name, tmp_path):
         assert (fine.nodes.exact != part.nodes.exact).any() or fine.nodes.exact.any()
     matrix = store(name, dense, tmp_path)
     _, tables = accumulate_and_check(matrix, finer, label, 2)
-    prepared = Prepared(matrix, [part.nodes for part in parts], [part.nodes.grid for part in finer], tables)
-    assert prepared.shape == dense.shape
-    for wanted in (parts, [replace(parts[1], genes=np.array([5, 9])), replace(parts[0], genes=np.array([4, 0]))]):
-        expected = accumulate_parts(sp.csr_array(dense), wanted)
-        for found, table in zip(accumulate_parts(prepared, wanted), expected, strict=True):
-            assert_tables(found, table, exact=False)
+    how = (matrix, [part.nodes for part in parts], [part.nodes for part in finer])
+    for prepared in (Prepared(*how, tables), Prepared(*how)):
+        assert prepared.shape == dense.shape
+        for wanted in (parts, [replace(parts[1], genes=np.array([5, 9])), replace(parts[0], genes=np.array([4, 0]))]):
+            expected = accumulate_parts(sp.csr_array(dense), wanted)
+            for found, table in zip(accumulate_parts(prepared, wanted), expected, strict=True):
+                assert_tables(found, table, exact=False)
+        # nodes that it does not know are those of another model
+        others = [finer[1], parts[0]]
+        for found, part in zip(accumulate_parts(prepared, others), others, strict=True):
+            assert_tables(found, accumulate_parts(sp.csr_array(dense), [part])[0], exact=False)
