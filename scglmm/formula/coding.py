@@ -144,6 +144,8 @@ class Coder:
         try:
             with np.errstate(all="ignore"):  # inf * 0 in a product: `_check_finite` says where
                 matrix = materializer.get_model_matrix(spec)
+        except MemoryError:
+            raise
         except Exception as error:
             # formulaic's errors derive from Exception
             msg = f"The terms {', '.join(factors) or '1'} could not be coded: {error}"

@@ -163,6 +163,8 @@ class _Evaluation:
         state = self.state.setdefault(unparse(node), {})
         try:
             return _STATEFUL[name](*args, **words, _state=state)
+        except MemoryError:
+            raise
         except Exception as error:
             # whatever goes wrong in formulaic, the user hears which call of the formula it was
             msg = f"{unparse(node)!r} cannot be computed: {error}"

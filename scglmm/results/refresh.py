@@ -6,7 +6,7 @@ from anndata import AnnData
 
 from scglmm.results.rank_genes import RANKED, rank_arrays
 from scglmm.results.read import read_result
-from scglmm.results.write import assign, check_target, own
+from scglmm.results.write import assign, check_target
 
 
 def refresh_rank_arrays(adata: AnnData, key: str) -> None:
@@ -22,6 +22,5 @@ def refresh_rank_arrays(adata: AnnData, key: str) -> None:
         for c in result.coefficients_in(group)
     ]
     arrays = rank_arrays(adata.var_names, tests)
-    own(adata)
     kept = {name: value for name, value in adata.uns[result.key].items() if name not in RANKED}
-    assign(adata, dict(adata.varm), result.key, kept | arrays)
+    assign(adata, {}, result.key, kept | arrays)

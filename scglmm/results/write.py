@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,8 @@ def write_results(
     tables: Mapping[str | None, GeneTable],
     info: Mapping[str, Any],
     further: Mapping[str, pd.DataFrame] | None = None,
+    *,
+    finish: Callable[[], object] = lambda: None,
 ) -> None:
     """Write the tables of one result to `adata.varm` and `adata.uns[key]`, all of it or none.
 
@@ -104,6 +107,8 @@ def write_results(
         * `coefficients` is replaced by the coefficients of the tables, as they are spelled in the columns.
     further
         More tables, one row per gene of `adata`: suffix -> table.
+    finish
+        Called when all is written, to say so.
 
     Raises
     ------
@@ -135,10 +140,7 @@ def write_results(
     frames, entry = _build(adata, key, tables, info)
     frames |= {f"{key}_{suffix}": table for suffix, table in (further or {}).items()}
     entry["varm_keys"] = strings(list(frames))
-    own(adata)
-    stale = set(_owned_keys(adata, key)) - set(frames)
-    varm = {name: value for name, value in adata.varm.items() if name not in stale} | frames
-    assign(adata, varm, key, entry)
+    assign(adata, frames, key, entry, stale=_owned_keys(adata, key), finish=finish)
 
 
 def own(adata: AnnData) -> None:
@@ -147,25 +149,63 @@ def own(adata: AnnData) -> None:
         warnings.warn(
             "Received a view of an AnnData: it becomes an object of its own, to hold the results.",
             ImplicitModificationWarning,
-            stacklevel=4,
+            stacklevel=_outside(),
         )
         adata._init_as_actual(adata.copy())
 
 
-def assign(adata: AnnData, varm: Mapping[str, Any], key: str, entry: Mapping[str, Any]) -> None:
-    """Set `adata.varm` and `adata.uns[key]`; on any exception put both back as they were and raise it."""
-    old_varm, old_uns = dict(adata.varm), dict(adata.uns)
+def assign(
+    adata: AnnData,
+    tables: Mapping[str, Any],
+    key: str,
+    entry: Mapping[str, Any],
+    *,
+    stale: Iterable[str] = (),
+    finish: Callable[[], object] = lambda: None,
+) -> None:
+    """Write tables to `adata.varm` and an entry to `adata.uns`, all of it or nothing: the last thing that a call does.
+
+    Whatever stops it, KeyboardInterrupt included, everything is put back as it was, and a view is a view again.
+
+    Parameters
+    ----------
+    adata
+        Object to write to. A view becomes an object of its own.
+    tables
+        Name in `varm` -> table. Others stay.
+    key, entry
+        What is to be ``adata.uns[key]``.
+    stale
+        Names in `varm` that are to go.
+    finish
+        Called when all is written, to say so.
+    """
+    state = dict(adata.__dict__)
+    uns = None if adata.is_view else dict(adata.uns)
     try:
-        adata.varm = dict(varm)
+        own(adata)
+        gone = set(stale) - set(tables)
+        adata.varm = {name: value for name, value in adata.varm.items() if name not in gone} | dict(tables)
         adata.uns[key] = dict(entry)
+        finish()
     except BaseException:
-        adata.varm = old_varm
-        # in place: others may hold a reference to the mapping
-        if key not in old_uns:
-            adata.uns.pop(key, None)
-        elif adata.uns.get(key) is not old_uns[key]:
-            adata.uns[key] = old_uns[key]
+        # Attributes of an AnnData are replaced, never changed; but for `uns`, to which others may hold a reference.
+        adata.__dict__.clear()
+        adata.__dict__.update(state)
+        if uns is not None:
+            if key not in uns:
+                adata.uns.pop(key, None)
+            elif adata.uns.get(key) is not uns[key]:
+                adata.uns[key] = uns[key]
         raise
+
+
+def _outside() -> int:
+    """Level of the first frame outside of this package, for the function that calls this."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("scglmm."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _build(

@@ -127,11 +127,14 @@ def contrast(
         adata = adata.copy()
     tables = {group: tested.table(group) for group in result.fitted_groups}
     further = tested.joint_tests()
-    write_results(adata, key_added, tables, tested.info(), further)
-    logg.info(
-        f"tested {len(hypotheses)} contrasts of {result.key!r}",
-        deep=f"added\n    .varm['{key_added}_*'] and .uns['{key_added}']",
-    )
+
+    def finish() -> None:
+        logg.info(
+            f"tested {len(hypotheses)} contrasts of {result.key!r}",
+            deep=f"added\n    .varm['{key_added}_*'] and .uns['{key_added}']",
+        )
+
+    write_results(adata, key_added, tables, tested.info(), further, finish=finish)
     return adata if copy else None
 
 

@@ -22,7 +22,7 @@ from scglmm.results.diagnosed import JOINED, PER_COEFFICIENT, REASONS, diagnosed
 from scglmm.results.read import StoredResult, read_result
 from scglmm.results.table import NOT_SELECTED
 from scglmm.results.writable import strings
-from scglmm.results.write import assign, check_target, own
+from scglmm.results.write import assign, check_target
 
 from ._cells import Cells, fitted_cells
 from ._options import selected_genes
@@ -139,16 +139,18 @@ def diagnose(
     entry["diagnose"] = {
         "alpha": float(alpha),
         "coefficients": strings(coefficients),
-        "grouping": looks[0].grouping if looks else "",
+        "grouping": looks[0].grouping,
         "n_genes": total,
     }
     # so that the next run of the result removes it
     entry["varm_keys"] = strings(dict.fromkeys([*np.atleast_1d(entry["varm_keys"]), table]))
-    own(adata)
     new = pd.DataFrame(columns, index=adata.var_names.copy())
-    assign(adata, dict(adata.varm) | {table: new}, result.key, entry)
-    found = np.unique(np.concatenate([np.flatnonzero(look.reasons != "") for look in looks])).size if looks else 0
-    logg.info(f"    finished: {found} suspicious genes", time=start, deep=f"added\n    .varm['{table}']")
+    found = np.unique(np.concatenate([np.flatnonzero(look.reasons != "") for look in looks])).size
+
+    def finish() -> None:
+        logg.info(f"    finished: {found} suspicious genes", time=start, deep=f"added\n    .varm['{table}']")
+
+    assign(adata, {table: new}, result.key, entry, finish=finish)
     return adata if copy else None
 
 

@@ -22,7 +22,7 @@ from scglmm.results.names import storable
 from scglmm.results.read import StoredResult, has_inflation, read_result
 from scglmm.results.table import NOT_SELECTED, STATUSES
 from scglmm.results.writable import writable
-from scglmm.results.write import assign, check_target, own
+from scglmm.results.write import assign, check_target
 
 from ._counts import Source, check_counts, find_counts
 from ._prepare import singularity, tolerance
@@ -138,9 +138,11 @@ def lrt(
         "n_cells": model.frames[0].n_total,
     }
     name = storable(key_added)
-    own(adata)
-    assign(adata, dict(adata.varm) | {name: table}, name, writable(info))
-    logg.info("    finished", time=start, deep=f"added\n    .varm['{name}'] and .uns['{name}']")
+
+    def finish() -> None:
+        logg.info("    finished", time=start, deep=f"added\n    .varm['{name}'] and .uns['{name}']")
+
+    assign(adata, {name: table}, name, writable(info), finish=finish)
     return adata if copy else None
 
 

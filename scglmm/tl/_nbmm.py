@@ -217,8 +217,11 @@ def nbmm(
     tables = make_tables(adata.var_names, run, fits, options)
     info = describe_run(formula, options, run, nodes, tables)
     info["moderation"] = describe_moderation(run, fits)
-    write_results(adata, key_added, tables, info)
-    logg.info("    finished", time=start, deep=f"added\n    .varm['{key_added}_*'] and .uns['{key_added}']")
+
+    def finish() -> None:
+        logg.info("    finished", time=start, deep=f"added\n    .varm['{key_added}_*'] and .uns['{key_added}']")
+
+    write_results(adata, key_added, tables, info, finish=finish)
     return adata if copy else None
 
 

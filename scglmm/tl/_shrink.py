@@ -15,7 +15,7 @@ from scglmm.results.names import INTERCEPTS, compose
 from scglmm.results.read import StoredResult, read_result
 from scglmm.results.shrunken import SHRUNKEN, shrunken_column
 from scglmm.results.writable import strings, writable
-from scglmm.results.write import assign, check_target, own
+from scglmm.results.write import assign, check_target
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -117,9 +117,11 @@ def shrink(
     entry["shrunken"] = dict(entry.get("shrunken", {})) | writable(priors)
     # so that the next run of the result removes it
     entry["varm_keys"] = strings(dict.fromkeys([*np.atleast_1d(entry["varm_keys"]), table]))
-    own(adata)
-    assign(adata, dict(adata.varm) | {table: new}, result.key, entry)
-    logg.info(f"shrunk {len(priors)} coefficients", deep=f"added\n    .varm['{table}']")
+
+    def finish() -> None:
+        logg.info(f"shrunk {len(priors)} coefficients", deep=f"added\n    .varm['{table}']")
+
+    assign(adata, {table: new}, result.key, entry, finish=finish)
     return adata if copy else None
 
 

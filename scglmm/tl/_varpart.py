@@ -10,7 +10,7 @@ import pandas as pd
 from scglmm.inference.varpart import COUNT_NOISE, METHODS, RESIDUALS, fractions
 from scglmm.results.names import compose
 from scglmm.results.read import has_inflation, read_result
-from scglmm.results.write import assign, check_target, own
+from scglmm.results.write import assign, check_target
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -85,10 +85,4 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
         )
         for name, column in zip([*shares.columns, COUNT_NOISE, RESIDUALS], values.T, strict=True):
             new[compose(group, name)] = column
-    _replace(adata, result.key, new, method)
-
-
-def _replace(adata: AnnData, key: str, table: pd.DataFrame, method: str) -> None:
-    own(adata)
-    varm = dict(adata.varm) | {f"{key}_varpart": table}
-    assign(adata, varm, key, dict(adata.uns[key]) | {"varpart_method": method})
+    assign(adata, {f"{result.key}_varpart": new}, result.key, dict(entry) | {"varpart_method": method})

@@ -266,7 +266,8 @@ def adatas(draw: st.DrawFn) -> AnnData:
         counts = np.minimum(counts, 1)
     X = stored(counts, draw(st.sampled_from(FORMATS)), dtype, draw(st.sampled_from(DISORDER)), bulk.rng)
     levels = draw(rarely(*LEVELS[1:], sane=LEVELS[0], share=1))
-    donors = tuple(f"{'D/' if draw(st.booleans()) else ''}{i}µ" for i in range(max(n_donors, 1)))
+    slash = "D/" * draw(st.booleans())
+    donors = tuple(f"{slash}{i}µ" for i in range(max(n_donors, 1)))
     columns = {
         "donor": factor(bulk.donor, donors, draw(rarely(*ODD_FACTORS, sane=FACTORS[:5]))),
         "group": factor(bulk.obs["group"], levels, draw(rarely(*ODD_FACTORS, sane=FACTORS))),

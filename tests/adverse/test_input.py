@@ -19,6 +19,7 @@ from scglmm.results.table import STATUSES
 
 FEW = 30
 MANY = pytest.param(2_000, marks=pytest.mark.long)
+AGAIN = pytest.param(500, marks=pytest.mark.long)  # of strategies that `test_any_data` has 2,000 examples of
 
 
 def check_result(adata: AnnData, key: str) -> None:
@@ -67,7 +68,7 @@ def test_any_data(examples: int):
     check()
 
 
-@pytest.mark.parametrize("examples", [FEW, MANY])
+@pytest.mark.parametrize("examples", [FEW, AGAIN])
 def test_any_design(examples: int):
     """`pp.check_design` on the same; it never writes."""
 
@@ -99,7 +100,7 @@ def test_any_text(strategy: st.SearchStrategy[str], examples: int):
     check()
 
 
-@pytest.mark.parametrize("examples", [FEW, MANY])
+@pytest.mark.parametrize("examples", [FEW, AGAIN])
 def test_any_gene_as_one_response(examples: int):
     """`scglmm.glmm` on a gene of any AnnData."""
 
