@@ -119,8 +119,8 @@ def fit_from_disk(path: str, formula: str, method: str, n_jobs: int) -> None:
     del small
     watch = Stopwatch()
     watch.clock(module, "_fit_task", "fits")
-    before = resident()
     reset_peak()
+    before = resident()
     start = time.perf_counter()
     scglmm.tl.nbmm(adata, formula, n_jobs=n_jobs, **how)
     give(

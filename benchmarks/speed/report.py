@@ -142,7 +142,7 @@ def draw(results: Results, path: Path) -> None:
     colours = ["#0072b2" if TOOLS[name].is_ours else "#999999" for name in table.index]
     figure = Figure(figsize=(11, 0.42 * len(table) + 1.6), layout="constrained")
     time, memory, gap = figure.subplots(1, 3, sharey=True, width_ratios=[1.5, 1, 1.2])
-    bars = (time, table["cpu"], "CPU s per gene"), (memory, table["memory"] / 2**20, "memory, MiB")
+    bars = (time, table["cpu"], "CPU s per gene"), (memory, table["memory"] / 2**20, "memory above the data, MiB")
     for axes, values, label in bars:
         axes.barh(at, np.maximum(values, 1e-9), color=colours, height=0.65)
         axes.set_xscale("log")
@@ -161,7 +161,7 @@ def draw(results: Results, path: Path) -> None:
             gap.plot(np.maximum(values, floor), np.full(values.size, y), "o", ms=5, alpha=0.6, color=colour)
     gap.set_xscale("log")
     gap.set_xlim(floor / 2, max(1.0, 3 * np.nanmax(genes["laplace_gap"])))
-    gap.set_xlabel(f"log-likelihood below the best\n(one point per gene; at the left: {floor:g} or less)")
+    gap.set_xlabel(f"log-likelihood below the best\n(a point per gene; {floor:g} or less at the left)")
     for axes in (time, memory, gap):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="0.9", lw=0.6)
