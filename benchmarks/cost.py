@@ -30,6 +30,8 @@ ASSUMED = {
 BYTES_PER_NONZERO = 8  # float32 and int32
 HISTOGRAM_BYTES = 4 * 129
 RESULT_BYTES = 3_500  # of a gene at the end: estimates, covariances, tables
+PIECES = 6 * 32 * 2**20  # of a file while it is read
+FINER = np.log(12 / 1e-14) / np.log(12 / 1e-10)  # nodes where counts are read once, before it is known how many suffice
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,16 @@ class Work:
         """One gene in `tl.nbmm`."""
         return constants.call * (constants.fit + constants.fit_node * self.nodes)
 
+    def passes(self, constants: Constants, max_memory: float, workers: int = 1) -> int | None:
+        """How often counts that are not in memory are read; None where not even one gene fits."""
+        left = max_memory - self.fixed_bytes(constants) - 8 * self.cells
+        tables = left / 8 if workers > 2 else left - PIECES
+        if tables < self.table_bytes / self.genes:
+            return None
+        if FINER * self.table_bytes <= 0.75 * tables:
+            return 1
+        return 1 + int(np.ceil(self.table_bytes / tables))
+
     def seconds(
         self, constants: Constants, workers: int = 1, passes: int = 1, storage: str | None = None
     ) -> dict[str, float]:
@@ -169,9 +181,9 @@ class Work:
         }
         if workers > 2:
             rounds = np.ceil(np.log2(workers))
-            # every round sends tables and cells' places once; then the tables go out again to be fitted
-            moved = (rounds + 1) * self.table_bytes + 24 * self.cells
-            seconds["exchange"] = moved / ASSUMED["network"][0] + (rounds + 2) * ASSUMED["latency"][0]
+            # every round sends tables; then they go out again to be fitted; cells' places are sent in every pass
+            moved = (rounds + 1) * self.table_bytes + 32 * self.cells * passes
+            seconds["exchange"] = moved / ASSUMED["network"][0] + (rounds + 2) * passes * ASSUMED["latency"][0]
         return seconds
 
 
@@ -182,6 +194,7 @@ EXAMPLES = [  # cells, donors
     (100e6, 5_000),
 ]
 EXAMPLE_GENES, EXAMPLE_DENSITY, EXAMPLE_HALF_WIDTH = 20_000, 0.05, 1.7
+LAPTOP, SERVER = 3e9, 32e9  # max_memory
 
 
 def constants_table(constants: Constants) -> str:
@@ -226,21 +239,25 @@ def measured_table(table: pd.DataFrame, constants: Constants) -> str:
 def filled_table(constants: Constants) -> str:
     """Write the formulas filled in for the examples."""
     lines = [
-        "| cells | donors | non-zeros | counts | nodes | tables | cells and results | workers | reading | cells "
-        "| compression | exchange | fits | sum | most of it |",
-        "| " + " | ".join(14 * ["---:"]) + " | --- |",
+        "| cells | donors | non-zeros | counts | nodes | tables | cells and results | passes: 3 GB, 32 GB | workers "
+        "| reading | cells | compression | exchange | fits | sum | most of it |",
+        "| " + " | ".join(15 * ["---:"]) + " | --- |",
     ]
     for cells, donors in EXAMPLES:
         work = Work.typical(cells, EXAMPLE_GENES, donors, EXAMPLE_DENSITY, EXAMPLE_HALF_WIDTH)
         for workers in (1, 100):
-            seconds = work.seconds(constants, workers, storage="gzip")
+            passes = [work.passes(constants, memory, workers) for memory in (LAPTOP, SERVER)]
+            seconds = work.seconds(constants, workers, passes[1] or 1, storage="gzip")
             size = (
                 f"{cells:,.0f} | {donors:,} | {work.nonzeros:.2g} | {_bytes(work.matrix_bytes)} | {work.nodes:,.0f} | "
                 f"{_bytes(work.table_bytes)} | {_bytes(work.fixed_bytes(constants))}"
             )
             shown = " | ".join(_time(value) for value in (*seconds.values(), sum(seconds.values())))
             most = max(seconds, key=seconds.get)
-            lines.append(f"| {size if workers == 1 else ' | '.join(7 * [''])} | {workers} | {shown} | {most} |")
+            read = ", ".join("too little" if each is None else str(each) for each in passes)
+            lines.append(
+                f"| {size if workers == 1 else ' | '.join(7 * [''])} | {read} | {workers} | {shown} | {most} |"
+            )
     return "\n".join(lines)
 
 
