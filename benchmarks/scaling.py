@@ -40,6 +40,14 @@ SWEEPS = {
 ELSEWHERE = {"cells": {"genes": 40}, "donors": {"cells": 200_000, "genes": 40}, "workers": {"genes": 1_600}}
 """What differs from the middle in a sweep: few genes where there are many cells, as much memory as is needed."""
 TIMED_GENES = 40
+HEAD = """\
+# Scaling, measured
+
+Made by `python -m benchmarks.scaling`: simulated counts in memory (5% non-zeros, cells of all donors mixed), one number
+changed at a time. CPU seconds for design, nodes, compression and the mean fit; seconds by the clock, and peak memory
+above the data, for a whole `tl.nbmm` (REML, not moderated). [What formulas say of it](../scaling.md).
+
+![Seconds against cells, donors, genes and workers](scaling.png)"""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -75,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         table.to_csv(options.out / "scaling.csv", index=False, float_format="%.6g")
-        (options.out / "scaling.md").write_text(text + "\n")
+        (options.out / "scaling.md").write_text(f"{HEAD}\n\n{text}\n")
         draw(table, options.out / "scaling.png")
 
 

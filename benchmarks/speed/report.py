@@ -16,6 +16,17 @@ from .yardstick import log_likelihood
 
 OURS = "scglmm, fits"  # what the others' times are divided by
 EXACT_POINTS = 25
+HEAD = """\
+# Speed, memory and likelihood side by side
+
+Made by `python -m benchmarks.speed` (`benchmarks/README.md` says what is compared, and how): the same genes in one run, each
+tool in a process of its own. *scglmm, fits* is compression and maximum likelihood with standard errors, what the other
+tools do; `tl.nbmm` adds a null model and variance fractions for every gene. The log-likelihood is computed at
+everybody's estimates by one independent function; how far it is below the best of all tools is what counts. NEBULA and
+edgepython fit another distribution of the donor effects, so theirs says how far that matters, not how well they search.
+REML is another criterion. *Warned*: genes on which the tool warned, or which it flags.
+
+![Time, memory, and log-likelihood below the best](speed.png)"""
 
 
 @dataclass
@@ -104,7 +115,7 @@ def write_report(results: Results, folder: Path | None) -> str:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         results.by_gene.drop(columns=["ours", "beta"]).to_csv(folder / "speed.csv", index=False, float_format="%.10g")
-        (folder / "speed.md").write_text(text + "\n")
+        (folder / "speed.md").write_text(f"{HEAD}\n\n{text}\n")
         draw(results, folder / "speed.png")
     return text
 
