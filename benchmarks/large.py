@@ -78,13 +78,13 @@ def _run(options: argparse.Namespace) -> None:
             except WorkerFailed as error:
                 print(f"{method}: {error}")
                 continue
-            rest = fit["seconds"] - fit["fits_wall"] / options.n_jobs
+            fits = fit["fits_wall"] / options.n_jobs
+            rest, rest_cpu = fit["seconds"] - fits, fit["cpu"] - fit["fits_cpu"]
             print(
-                f"tl.nbmm, {method}: {fit['seconds']:.1f} s, of which fits {fit['fits_wall'] / options.n_jobs:.1f} s "
-                f"({1e3 * fit['fits_cpu'] / fit['genes']:.2f} ms CPU per gene); peak {mebi(fit['peak'])} (before the call "
-                f"{mebi(fit['before'])}); all but the fits {rest:.1f} s = {rest / read['seconds']:.2f} times the read and "
-                f"sum by the clock, {(fit['cpu'] - fit['fits_cpu']) / read['cpu']:.2f} times in CPU seconds; "
-                f"{fit['status']}",
+                f"tl.nbmm, {method}: {fit['seconds']:.1f} s, of which fits {fits:.1f} s; fits "
+                f"{1e3 * fit['fits_cpu'] / fit['genes']:.2f} ms CPU per gene; all but the fits {rest:.1f} s = "
+                f"{rest / read['seconds']:.2f} times the read and sum by the clock, {rest_cpu / read['cpu']:.2f} times "
+                f"in CPU seconds; peak {mebi(fit['peak'])} (before the call {mebi(fit['before'])}); {fit['status']}",
                 flush=True,
             )
 

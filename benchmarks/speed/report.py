@@ -20,11 +20,11 @@ HEAD = """\
 # Speed, memory and likelihood side by side
 
 Made by `python -m benchmarks.speed` (`benchmarks/README.md` says what is compared, and how): the same genes in one
-run, each tool in a process of its own. *scglmm, fits* is compression and maximum likelihood with standard errors, what the other
-tools do; `tl.nbmm` adds a null model and variance fractions for every gene. The log-likelihood is computed at
-everybody's estimates by one independent function; how far it is below the best of all tools is what counts. NEBULA and
-edgepython fit another distribution of the donor effects, so theirs says how far that matters, not how well they search.
-REML is another criterion. *Warned*: genes on which the tool warned, or which it flags.
+run, each tool in a process of its own. *scglmm, fits* is compression and maximum likelihood with standard errors, what
+the other tools do; `tl.nbmm` adds a null model and variance fractions for every gene. The log-likelihood is computed
+at everybody's estimates by one independent function; how far it is below the best of all tools is what counts. NEBULA
+and edgepython fit another distribution of the donor effects, so theirs says how far that matters, not how well they
+search. REML is another criterion. *Warned*: genes on which the tool warned, or which it flags.
 
 ![Time, memory, and log-likelihood below the best](speed.png)"""
 
