@@ -38,10 +38,6 @@ class Model:
         CPU seconds that `"design"`, `"nodes"` and `"compression"` took, summed over threads.
     nodes
         The nodes.
-    n_coefficients
-        Columns of X.
-    table_bytes
-        What the compressed counts take.
     """
 
     def __init__(self, adata: ad.AnnData, formula: str, n_jobs: int = 1) -> None:
@@ -57,8 +53,6 @@ class Model:
         tables = accumulate(matrix, np.arange(adata.n_obs), self.nodes, np.arange(adata.n_vars), n_jobs)
         clock.append(time.process_time())
         self._shift = float(design.offset.max())
-        self.n_coefficients = self._frame.X.shape[1]
-        self.table_bytes = tables.values.nbytes + tables.histogram.nbytes
         self._responses = Responses(self.nodes, tables, self._shift)
         self.seconds = dict(zip(("design", "nodes", "compression"), np.diff(clock).tolist(), strict=True))
 

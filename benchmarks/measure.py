@@ -6,6 +6,8 @@ peak memory is its own, with one thread where several tools are compared (`ONE_T
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -14,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +87,13 @@ def peak() -> float:
 
 
 def reset_peak() -> None:
-    """Start the kernel's record of peak memory afresh (Linux; elsewhere nothing happens)."""
+    """Give freed memory back to the system and start the kernel's record of peak memory afresh (Linux).
+
+    Without the former, a call after a warm-up would be served from what the warm-up has left.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     path = Path("/proc/self/clear_refs")
     if path.exists():
         path.write_text("5")

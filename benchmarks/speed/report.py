@@ -16,6 +16,17 @@ from .yardstick import log_likelihood
 
 OURS = "scglmm, fits"  # what the others' times are divided by
 EXACT_POINTS = 25
+HEAD = """\
+# Speed, memory and likelihood side by side
+
+Made by `python -m benchmarks.speed` (`benchmarks/README.md` says what is compared, and how): the same genes in one
+run, each tool in a process of its own. *scglmm, fits* is compression and maximum likelihood with standard errors, what
+the other tools do; `tl.nbmm` adds a null model and variance fractions for every gene. The log-likelihood is computed
+at everybody's estimates by one independent function; how far it is below the best of all tools is what counts. NEBULA
+and edgepython fit another distribution of the donor effects, so theirs says how far that matters, not how well they
+search. REML is another criterion. *Warned*: genes on which the tool warned, or which it flags.
+
+![Time, memory, and log-likelihood below the best](speed.png)"""
 
 
 @dataclass
@@ -104,7 +115,7 @@ def write_report(results: Results, folder: Path | None) -> str:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         results.by_gene.drop(columns=["ours", "beta"]).to_csv(folder / "speed.csv", index=False, float_format="%.10g")
-        (folder / "speed.md").write_text(text + "\n")
+        (folder / "speed.md").write_text(f"{HEAD}\n\n{text}\n")
         draw(results, folder / "speed.png")
     return text
 
@@ -142,7 +153,7 @@ def draw(results: Results, path: Path) -> None:
     colours = ["#0072b2" if TOOLS[name].is_ours else "#999999" for name in table.index]
     figure = Figure(figsize=(11, 0.42 * len(table) + 1.6), layout="constrained")
     time, memory, gap = figure.subplots(1, 3, sharey=True, width_ratios=[1.5, 1, 1.2])
-    bars = (time, table["cpu"], "CPU s per gene"), (memory, table["memory"] / 2**20, "memory, MiB")
+    bars = (time, table["cpu"], "CPU s per gene"), (memory, table["memory"] / 2**20, "memory above the data, MiB")
     for axes, values, label in bars:
         axes.barh(at, np.maximum(values, 1e-9), color=colours, height=0.65)
         axes.set_xscale("log")
@@ -161,7 +172,7 @@ def draw(results: Results, path: Path) -> None:
             gap.plot(np.maximum(values, floor), np.full(values.size, y), "o", ms=5, alpha=0.6, color=colour)
     gap.set_xscale("log")
     gap.set_xlim(floor / 2, max(1.0, 3 * np.nanmax(genes["laplace_gap"])))
-    gap.set_xlabel(f"log-likelihood below the best\n(one point per gene; at the left: {floor:g} or less)")
+    gap.set_xlabel(f"log-likelihood below the best\n(a point per gene; {floor:g} or less at the left)")
     for axes in (time, memory, gap):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="0.9", lw=0.6)

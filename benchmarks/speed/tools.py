@@ -98,14 +98,15 @@ def fit_glmm(problem: Problem) -> Iterator[Fit]:
 
 
 def fit_gpboost(problem: Problem) -> Iterator[Fit]:
-    """Fit with gpboost: Laplace maximum likelihood by L-BFGS, without standard errors, gene by gene."""
+    """Fit with gpboost: Laplace maximum likelihood by L-BFGS, with standard errors, gene by gene."""
     import gpboost
 
     for g, gene in enumerate(problem.genes):
         with Clock() as clock:
             model = gpboost.GPModel(group_data=problem.donor, likelihood="negative_binomial", num_parallel_threads=1)
             model.fit(problem.counts[:, g], X=problem.X, offset=problem.offset, params={"trace": False})
-        beta = np.asarray(model.get_coef(), float).ravel()[: problem.X.shape[1]]
+            estimates = model.get_coef(std_err=True, format_pandas=False)
+        beta = np.asarray(estimates, float)[0]
         sigma2 = float(np.asarray(model.get_cov_pars(), float).ravel()[0])
         theta = float(np.asarray(model.get_aux_pars(), float).ravel()[0])
         loglik = -float(model.get_current_neg_log_likelihood())

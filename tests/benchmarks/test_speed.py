@@ -92,7 +92,7 @@ def test_ways_to_call_scglmm_agree_and_are_reported(problem, monkeypatch, tmp_pa
     printed = capsys.readouterr().out
     assert "glmmTMB: not installed here." in printed
     assert "scglmm, tl.nbmm ML: 2 genes, then: stopped." in printed
-    assert printed.strip().endswith((tmp_path / "speed.md").read_text().strip())
+    assert (tmp_path / "speed.md").read_text().strip().endswith(printed.strip()[-500:])
     import pandas as pd
 
     table = pd.read_csv(tmp_path / "speed.csv").set_index(["tool", "gene"])
