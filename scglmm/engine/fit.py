@@ -107,7 +107,10 @@ def fit(
     for _ in range(MAX_ROUNDS):
         search.climb()
         if not math.isfinite(search.value):
+            # A move has led to where the criterion has no value: what was found before it stands, if it may.
+            search.step_back()
             break
+        search.remember()
         if (
             search.go_to_poisson_limit()
             or search.settle_variances()
@@ -163,6 +166,7 @@ class _Search:
         self.refused = [0] * len(self.terms)  # how often the criterion was found to rise from 0
         self.released: set[int] = set()  # terms that were set free again
         self.tried: set[int] = set()  # terms that were tried at 0
+        self.last: dict | None = None  # where the last climb ended
         row, column, _ = structure.psi_at
         self.sds = self.first + np.flatnonzero(row == column)  # where the diagonal of Lambda is
 
@@ -228,10 +232,7 @@ class _Search:
 
     def leave_poisson_limit(self) -> bool:
         """Go back to the interior when the criterion rises with 1/theta."""
-        if not self.at_limit:
-            return False
-        slope = -math.exp(LOG_THETA_MAX) * self.gradient[-1]
-        if not slope > RISES * max(1.0, -self.value):
+        if not self.at_limit or not self._rises_with_dispersion():
             return False
         self.par[-1] = self.log_theta_before
         self.free[-1] = True
@@ -292,8 +293,12 @@ class _Search:
         for candidate in candidates:
             self.par[candidate.term.entries] = candidate.root
         self.v[:] = 0.0  # the effects mean something else after a change of Lambda: start their mode afresh
-        finite = math.isfinite(self.evaluate())
-        rises = [self._steepest_rise(candidate.term) if finite else math.inf for candidate in candidates]
+        if not math.isfinite(self.evaluate()):
+            for candidate in candidates:
+                self.refused[candidate.index] += 1
+            self._restore(before)
+            return False
+        rises = [self._steepest_rise(candidate.term) for candidate in candidates]
         changed = False
         for (index, term, _, entries), rise in zip(candidates, rises, strict=True):
             if rise <= RISES:
@@ -429,6 +434,27 @@ class _Search:
         at = np.ix_(self.free, self.free)
         gradient = self.gradient[self.free]
         return float(0.5 * gradient @ np.linalg.solve(-self.hessian[at], gradient))
+
+    def remember(self) -> None:
+        """Keep what the last climb has found."""
+        self.last = self._save() | {"free": self.free.copy(), "at_limit": self.at_limit}
+
+    def step_back(self) -> None:
+        """Return to where the last climb ended; that is no maximum where the criterion rises from a boundary."""
+        if self.last is None:
+            return
+        self._restore(self.last)
+        if not math.isfinite(self.evaluate()):
+            self.status = NOT_CONVERGED
+            return
+        rises = [self._steepest_rise(term) > RISES for term in self.terms if not self.free[term.entries].all()]
+        if any(rises) or (self.at_limit and self._rises_with_dispersion()):
+            self.status = NOT_CONVERGED
+
+    def _rises_with_dispersion(self) -> bool:
+        """Whether the criterion rises with 1/theta, at the limit."""
+        slope = -math.exp(LOG_THETA_MAX) * self.gradient[-1]
+        return bool(slope > RISES * max(1.0, -self.value))
 
     def _save(self) -> dict:
         names = ("par", "beta", "v", "gradient", "metric")
