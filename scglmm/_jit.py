@@ -3,21 +3,53 @@
 `kernel` is called from other kernels only: leaving out the wrappers that unpack Python objects halves the time to
 compile. `entry` is called from Python as well. Both divide as numpy does (no exception, so no branch) and release
 the GIL.
+
+Neither lets the compiler reorder or fuse arithmetic. A kernel is compiled into every entry that calls it and optimised
+again there; which of the copies a process runs depends on what it has compiled and what it has loaded from numba's
+cache. With arithmetic as written all copies give the same bits.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numba import njit
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-# Reassociation lets sums use vector instructions; infinities and NaN keep their meaning.
-_SUMS = {"reassoc", "contract", "nsz", "arcp"}
+def _digest() -> str:
+    """Digest of all files with kernels."""
+    package = Path(__file__).parent
+    texts = [path.read_bytes() for path in sorted(package.glob("*/*.py"))]
+    kernels = [text for text in texts if b"scglmm._jit import" in text]
+    return hashlib.sha256(b"".join([Path(__file__).read_bytes(), *kernels])).hexdigest()
 
-entry = njit(**_OPTIONS, no_cfunc_wrapper=True)
-kernel = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-sum_kernel = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath=_SUMS)
+
+_KERNELS = _digest()
+
+
+def _decorator(**options: Any) -> Callable[[Callable], Any]:
+    """`njit` with a cache that any change of any kernel invalidates.
+
+    numba looks at the file of a function only, and would go on using old copies of the kernels that it calls.
+    """
+    jit = njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)
+
+    def decorate(function: Callable) -> Any:
+        compiled = jit(function)
+        file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+        if hasattr(file, "_source_stamp"):
+            file._source_stamp = (file._source_stamp, _KERNELS)
+        return compiled
+
+    return decorate
+
+
+entry = _decorator()
+kernel = _decorator(no_cpython_wrapper=True)
 
 # Flags for kernels. A plain True or False is a type of its own to numba, for which the callee would be compiled again.
 YES, NO = np.bool_(True), np.bool_(False)

@@ -12,8 +12,10 @@ In dependency order (symbols are defined in `structure`):
     The penalised Hessian of random and fixed effects; Newton's method for their mode.
 `laplace`, `boundary`
     Laplace ML and REML with gradient; the derivative at a zero variance.
-`start`, `curvature`, `optimise`, `fit`
-    Starting values, second derivatives, quasi-Newton search, and the fit of one gene with its record.
+`start`, `curvature`, `optimise`
+    Starting values, second derivatives, a quasi-Newton climb.
+`search`, `zero_variances`, `fit`
+    State and moves of a search, those of the variances to and from 0, and the fit of one gene with its record.
 `quadrature`, `refit`
     Adaptive Gauss-Hermite for one scalar random term, and maximum likelihood by it.
 `posterior`

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 
-from scglmm._jit import kernel, sum_kernel
+from scglmm._jit import kernel
 
 from .layout import ETA, G_THETA, H_THETA, MAX_ETA, NODE_A, NODE_E, NODE_Y, G, H, T
 
 
-@sum_kernel
+@kernel
 def score_curvature(nodes, start, theta, strata):
     """First derivative in eta (row G of `strata`) and minus the second (row H) of every stratum."""
     per_theta = 1.0 / theta
@@ -38,7 +38,7 @@ def score_curvature(nodes, start, theta, strata):
         strata[H, s] = h
 
 
-@sum_kernel
+@kernel
 def derivatives(nodes, start, theta, strata):
     """Compute what `score_curvature` gives, and T = dh/deta, G_THETA = dg/dlog(theta), H_THETA = dh/dlog(theta)."""
     per_theta = 1.0 / theta

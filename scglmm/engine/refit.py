@@ -13,11 +13,13 @@ import numpy as np
 
 from .curvature import CENTRAL, negative_definite, positive_inverse
 from .families import NB2
-from .fit import FAILED, OK, THETA_STOP, ZERO_PSI, Fit
+from .fit import FAILED, OK, Fit
 from .layout import ETA, Data, Work
 from .optimise import LOG_THETA_MAX, LOG_THETA_MIN
 from .quadrature import quadrature, rule
+from .search import THETA_STOP
 from .structure import Structure
+from .zero_variances import ZERO_PSI
 
 MAX_ITERATIONS = 100
 DECREMENT = 1e-11

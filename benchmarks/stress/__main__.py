@@ -1,0 +1,5 @@
+"""``python -m benchmarks.stress``."""
+
+from .run import main
+
+main()

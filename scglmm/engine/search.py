@@ -1,0 +1,217 @@
+"""The search for the maximum of one gene: its state, its climb, and its moves to and from the limits of theta.
+
+Moves of the variances to and from 0 are in `scglmm.engine.zero_variances`; `scglmm.engine.fit` decides between all.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .boundary import variance_derivative
+from .covariance import TermParameters, null_space, term_parameters
+from .curvature import hessian, negative_definite, positive_inverse
+from .families import NB2, POISSON
+from .laplace import laplace
+from .layout import ZETA, Data, Work
+from .optimise import LOG_THETA_MAX, LOG_THETA_MIN, NOT_CONVERGED, maximise
+from .start import starting_point
+from .structure import Structure
+
+NO_ZEROS = -12.0  # a zero-inflation probability whose logit is below this everywhere may be 0
+FLAT_ZEROS = -40.0  # and is then put there
+RUNAWAY = 100.0  # such a logit, of either sign, has no end
+RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
+THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
+MAX_POLISH, SMALL_ASCENT = 3, 1e-5  # Newton steps at the end, and the largest rise that one may promise
+
+
+class Search:
+    """State of the fit of one gene, and its moves."""
+
+    def __init__(self, data: Data, structure: Structure, X: np.ndarray, joint: bool, work: Work) -> None:
+        self.model = (data, structure, X, joint)
+        self.structure, self.work = structure, work
+        p, n_psi = X.shape[1], structure.psi_at.shape[1]
+        self.first_zi = 0 if joint else p
+        self.first = self.first_zi + (0 if data.extra is None else data.extra.zi.shape[1])
+        n = self.first + n_psi + 1
+        self.terms = term_parameters(structure, self.first)
+        self.par, self.gradient = np.zeros(n), np.zeros(n)
+        self.beta, self.v = np.zeros(p), np.zeros(structure.starts.shape[1] - 1)
+        self.free = np.ones(n, np.bool_)
+        self.has_theta = data.family == NB2
+        self.free[-1] = data.family != POISSON
+        self.metric = np.zeros((n, n))
+        self.hessian = np.zeros((n, n))
+        self.d_covariance, self.d_beta = np.zeros((n, p, p)), np.zeros((n, p))
+        self.value, self.status, self.n_eval = math.nan, NOT_CONVERGED, 0
+        self.at_limit, self.log_theta_before, self.limits = False, 0.0, 0
+        self.theta_stop = THETA_STOP if self.has_theta else math.inf
+        self.refused = [0] * len(self.terms)  # how often the criterion was found to rise from 0
+        self.released: set[int] = set()  # terms that were set free again
+        self.tried: set[int] = set()  # terms that were tried at 0
+        self.last: dict | None = None  # where the last climb ended
+        row, column, _ = structure.psi_at
+        self.sds = self.first + np.flatnonzero(row == column)  # where the diagonal of Lambda is
+
+    def start(self, beta: np.ndarray, psi: np.ndarray | None, log_theta: float) -> bool:
+        """Find starting values; False when the mode cannot be found."""
+        data, structure, X, joint = self.model
+        self.beta[:] = beta
+        if psi is None or not joint:
+            # Maximum likelihood needs the joint mode in any case: for beta, and for the metric.
+            found_psi = np.zeros(structure.psi_at.shape[1])
+            found = starting_point(data, structure, X, self.beta, self.v, found_psi, self.work)
+            if not math.isfinite(found):
+                return False
+            if psi is None:
+                psi, log_theta = found_psi, found
+        self.par[: self.first_zi] = self.beta[: self.first_zi]
+        self.par[self.first : -1] = psi
+        self.par[-1] = log_theta
+        return True
+
+    def start_inflation(self, zi: np.ndarray | None) -> None:
+        """Put the start of the zero inflation where the search for starting values finds it."""
+        extra = self.model[0].extra
+        if extra is not None and extra.zi.shape[1]:
+            self.par[self.first_zi : self.first] = zi
+            extra.rows[ZETA] = extra.zi @ zi
+
+    def evaluate(self) -> float:
+        """Criterion and gradient at the current point."""
+        self.n_eval += 1
+        return laplace(*self.model[:4], True, self.par, self.beta, self.v, self.gradient, self.work)
+
+    def climb(self) -> None:
+        """Search from the current point, with a metric made there."""
+        self.value = self.evaluate()
+        rough = self._hessian(central=False)
+        self.n_eval += int(self.free[self.first :].sum())
+        self.metric = positive_inverse(rough, self.free)
+        self._maximise(self.theta_stop)
+
+    def _maximise(self, theta_stop: float) -> None:
+        self.value, spent, self.status = maximise(
+            *self.model, self.par, self.metric, theta_stop, self.beta, self.v, self.gradient, self.work
+        )
+        self.n_eval += spent
+
+    def _hessian(self, *, central: bool) -> np.ndarray:
+        return hessian(
+            *self.model, self.par, self.free, central, self.beta, self.v, self.gradient, self.work,
+            self.d_covariance, self.d_beta,
+        )  # fmt: skip
+
+    def steepest_rise(self, term: TermParameters) -> float:
+        """Largest derivative of the criterion over directions within the null space of Sigma of a term."""
+        _, structure, X, joint = self.model
+        derivative = variance_derivative(structure, X, joint, term.slot, term.c, self.work)
+        null = null_space(self.par[term.entries], term.c)
+        if null.shape[1] == 0:
+            return -math.inf
+        return float(np.linalg.eigvalsh(null.T @ derivative @ null)[-1])
+
+    def go_to_poisson_limit(self) -> bool:
+        """After theta has passed its stop: go on at the limit."""
+        if not self.par[-1] > self.theta_stop:
+            return False
+        self.log_theta_before = self.par[-1]
+        self.par[-1] = LOG_THETA_MAX
+        self.free[-1] = False
+        self.at_limit, self.theta_stop = True, math.inf
+        self.limits += 1
+        return True
+
+    def leave_poisson_limit(self) -> bool:
+        """Go back to the interior when the criterion rises with 1/theta."""
+        if not self.at_limit or not self._rises_with_dispersion():
+            return False
+        self.par[-1] = self.log_theta_before
+        self.free[-1] = True
+        self.at_limit = False
+        return True
+
+    def _rises_with_dispersion(self) -> bool:
+        """Whether the criterion rises with 1/theta, at the limit."""
+        slope = -math.exp(LOG_THETA_MAX) * self.gradient[-1]
+        return bool(slope > RISES * max(1.0, -self.value))
+
+    def settle_inflation(self) -> bool:
+        """Hold a zero inflation that runs to infinity: it has vanished, or is certain on some strata and 0 on others.
+
+        What is left of it is flat, so the other parameters find their optimum without it.
+        """
+        extra, zi = self.model[0].extra, slice(self.first_zi, self.first)
+        if self.first == self.first_zi or not self.free[zi].any():
+            return False
+        logits = extra.zi @ self.par[zi]
+        if np.abs(logits).max() > RUNAWAY:
+            self.free[zi] = False
+            return True
+        if logits.max() > NO_ZEROS:
+            return False
+        before = self.save()
+        self.par[zi] *= FLAT_ZEROS / logits.max()
+        value = self.evaluate()
+        if not value >= before["value"] - 1e-4:
+            self.restore(before)
+            return False
+        self.free[zi] = False
+        return True
+
+    def remember(self) -> None:
+        """Keep what the last climb has found."""
+        self.last = self.save() | {"free": self.free.copy(), "at_limit": self.at_limit}
+
+    def step_back(self) -> None:
+        """Return to where the last climb ended; that is no maximum where the criterion rises from a boundary."""
+        if self.last is None:
+            return
+        self.restore(self.last)
+        if not math.isfinite(self.evaluate()):
+            self.status = NOT_CONVERGED
+            return
+        rises = [self.steepest_rise(term) > RISES for term in self.terms if not self.free[term.entries].all()]
+        if any(rises) or (self.at_limit and self._rises_with_dispersion()):
+            self.status = NOT_CONVERGED
+
+    def polish(self) -> bool:
+        """Exact Hessian and one Newton step; whether the point is a maximum."""
+        self.hessian = self._hessian(central=True)
+        self.n_eval += 2 * int(self.free.sum())
+        if self.first > self.first_zi and not negative_definite(self.hessian, self.free):
+            # A zero inflation that the data do not determine is no reason to doubt the rest.
+            self.free[self.first_zi : self.first] = False
+            self.hessian[self.first_zi : self.first] = 0.0
+            self.hessian[:, self.first_zi : self.first] = 0.0
+        inverse = positive_inverse(self.hessian, self.free)
+        for _ in range(MAX_POLISH):
+            # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
+            step = inverse @ self.gradient
+            step[-1] = np.clip(step[-1], -1.0, 1.0)  # near the Poisson limit theta hardly matters
+            if 0 <= step @ self.gradient < SMALL_ASCENT:
+                self.par += step
+                self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))
+            self.value = self.evaluate()
+            if not np.abs(self.gradient[self.free]).max(initial=0.0) > 1e-7 * max(1.0, 0.01 * abs(self.value)):
+                break
+        return math.isfinite(self.value) and negative_definite(self.hessian, self.free)
+
+    def promise(self) -> float:
+        """Rise of the criterion that the exact Hessian still promises."""
+        at = np.ix_(self.free, self.free)
+        gradient = self.gradient[self.free]
+        return float(0.5 * gradient @ np.linalg.solve(-self.hessian[at], gradient))
+
+    def save(self) -> dict:
+        """Copy what a move may change."""
+        names = ("par", "beta", "v", "gradient", "metric")
+        return {name: getattr(self, name).copy() for name in names} | {"value": self.value, "status": self.status}
+
+    def restore(self, before: dict) -> None:
+        """Undo a move."""
+        for name, value in before.items():
+            setattr(self, name, value)
