@@ -185,6 +185,12 @@ def test_two_sexes_under_one_name():
     assert advice("~ Sex + cohort + (1|cohort:donor)", obs) == []
 
 
+def test_batches_hold_people_of_both_sexes():
+    obs = cells(32, 10)
+    obs["batch"] = (obs["n"] // 4).astype(str)
+    assert advice("~ Dx + Sex + (1|donor) + (1|batch)", obs) == []
+
+
 # ----------------------------------------------------------------------------------------------------------- replicates
 
 

@@ -108,7 +108,8 @@ def _is_shared(layout: Layout, variable: Variable, group: str) -> str:
     if not mixed or any({group, variable.name} <= set(other.split(":")) for other in layout.groups):
         return ""
     if PERSONAL.search(variable.name):
-        return "person"
+        # a batch is not a person
+        return "" if NUISANCE.search(group) else "person"
     if NUISANCE.search(variable.name):
         return ""
     # A treatment within donors is given to most of them.
