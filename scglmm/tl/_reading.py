@@ -17,7 +17,7 @@ import numpy as np
 
 from scglmm.compression import chunks
 from scglmm.compression.chunks import is_dask, is_in_memory_sparse, is_stored_sparse
-from scglmm.compression.nodes import Nodes, make_nodes
+from scglmm.compression.nodes import make_nodes
 from scglmm.compression.prepared import Prepared
 from scglmm.compression.tables import Part, Tables, gene_blocks, gene_bytes
 from scglmm.inference.cell_level import Placed
