@@ -444,7 +444,8 @@ def _tails(found: list[tuple[np.ndarray, np.ndarray]]) -> dict[int, tuple[np.nda
     gene, value = gene[order], value[order]
     names, begins = np.unique(gene, return_index=True)
     pieces = np.split(value, begins[1:])
-    return {
-        int(name): tuple(part.astype(np.float64) for part in np.unique(piece, return_counts=True))
-        for name, piece in zip(names, pieces, strict=True)
-    }
+    found_tails = {}
+    for name, piece in zip(names, pieces, strict=True):
+        values, cells = np.unique(piece, return_counts=True)
+        found_tails[int(name)] = values.astype(np.float64), cells.astype(np.float64)
+    return found_tails

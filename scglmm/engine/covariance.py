@@ -87,7 +87,8 @@ def reduced_root(psi: np.ndarray, c: int, small: float) -> tuple[np.ndarray, np.
     if not zero.any():
         return psi, zero
     new = np.zeros((c, c))
-    new[:, : kept.sum()] = np.linalg.qr((vectors[:, kept] * np.sqrt(values[kept])).T, mode="r").T
+    r = np.asarray(np.linalg.qr((vectors[:, kept] * np.sqrt(values[kept])).T, mode="r"))
+    new[:, : kept.sum()] = r.T
     new *= np.where(np.diag(new) < 0, -1.0, 1.0)
     return new.T[_upper(c)], zero
 

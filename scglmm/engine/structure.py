@@ -72,7 +72,9 @@ def analyse(
     w = sum(widths)
     z = np.hstack([*covariates, np.empty((n_strata, 0))]).astype(np.float64)
     natural = np.empty((n_strata, w), np.int64)
-    psi_row, psi_col, psi_term = [], [], []
+    psi_row: list[int] = []
+    psi_col: list[int] = []
+    psi_term: list[int] = []
     first_slot = first_effect = 0
     for term, (code, levels, width) in enumerate(zip(codes, n_levels, widths, strict=True)):
         for column in range(width):
@@ -105,9 +107,9 @@ def analyse(
 
     place = np.empty((n_strata, len(rows)), np.int32)
     keys = np.repeat(np.arange(q, dtype=np.int64), np.diff(column_start)) * q + row_index
-    for pair, (row, column) in enumerate(zip(rows, columns, strict=True)):
-        wanted = column.astype(np.int64) * q + row
-        place[:, pair] = np.where(row == column, row, q + np.searchsorted(keys, wanted))
+    for pair, (lower, upper) in enumerate(zip(rows, columns, strict=True)):
+        wanted = upper.astype(np.int64) * q + lower
+        place[:, pair] = np.where(lower == upper, lower, q + np.searchsorted(keys, wanted))
     structure = Structure(
         z=np.ascontiguousarray(z),
         z_column=z_column,

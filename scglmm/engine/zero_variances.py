@@ -25,7 +25,7 @@ MAX_REFUSALS, MAX_LIMITS = 3, 3  # how often the same question is asked again
 class _Candidate(NamedTuple):
     """Directions of a term that may have no variance."""
 
-    index: int
+    number: int
     term: TermParameters
     root: np.ndarray  # entries of Lambda without them
     entries: np.ndarray  # which parameters that puts to 0
@@ -66,7 +66,7 @@ def _settle(search: Search, candidates: list[_Candidate]) -> bool:
     search.v[:] = 0.0  # the effects mean something else after a change of Lambda: start their mode afresh
     if not math.isfinite(search.evaluate()):
         for candidate in candidates:
-            search.refused[candidate.index] += 1
+            search.refused[candidate.number] += 1
         search.restore(before)
         return False
     rises = [search.steepest_rise(candidate.term) for candidate in candidates]

@@ -140,8 +140,9 @@ def fit_genes(
         See `fit_parts`.
     """
     part = Part(rows, nodes, genes)
-    how = {"n_jobs": n_jobs, "max_bytes": max_bytes, "progress": progress, "finer": [finer]}
-    return fit_parts(matrix, [part], [frame], options, **how)[0]
+    return fit_parts(
+        *(matrix, [part], [frame], options), n_jobs=n_jobs, max_bytes=max_bytes, progress=progress, finer=[finer]
+    )[0]
 
 
 def fit_parts(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -52,14 +53,14 @@ class Estimates:
 
     def of(self, gene: int) -> Estimates:
         """Estimates of one gene, p each."""
-        one = (each[gene] for each in (self.beta, self.se, self.df, self.loglik))
-        return Estimates(*one, self.known, self.lost)
+        return replace(self, beta=self.beta[gene], se=self.se[gene], df=self.df[gene], loglik=self.loglik[gene])
 
 
 def join(parts: Sequence[Estimates]) -> Estimates:
     """Put estimates of several sets of genes from the same cells together."""
-    numbers = (np.concatenate([getattr(part, name) for part in parts]) for name in ("beta", "se", "df", "loglik"))
-    return Estimates(*numbers, parts[0].known, parts[0].lost)
+    names = ("beta", "se", "df", "loglik")
+    joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **joined)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ class Study:
         """
         p = self.design.X.shape[1]
         rows = np.arange(self.offset.size) if kept is None else np.flatnonzero(kept)
-        nothing = Estimates(*np.full((3, genes.size, p), np.nan), np.full(genes.size, np.nan), False, np.zeros(p, bool))
+        beta, se, df = np.full((3, genes.size, p), np.nan)
+        nothing = Estimates(beta, se, df, np.full(genes.size, np.nan), False, np.zeros(p, bool))
         if not rows.size:
             return nothing
         _, at, stratum = np.unique(self.stratum[rows], return_index=True, return_inverse=True)
@@ -144,13 +146,17 @@ class Study:
         exposure = np.bincount(stratum, np.exp(nodes.offset - shift), n_cells.size)
         code = CODES[self.options.family]
         responses = Responses(nodes.grid, tables, shift, code, exposure, None if zi is None else inflation.zi)
-        how = {"null": False, "n_quad": self.options.n_quad, "zi_back": None if zi is None else inflation.back}
+        how: dict[str, Any] = {
+            "null": False,
+            "n_quad": self.options.n_quad,
+            "zi_back": None if zi is None else inflation.back,
+        }
         found = [fit_gene(responses[g], frame, carriers, shift, self.options.method, **how) for g in range(genes.size)]
         full = np.full((3, genes.size, p), np.nan)
         for g, one in enumerate(found):
             full[:, g, used] = one.beta, one.se, one.df
         full[:, :, lost] = np.nan
-        return Estimates(*full, np.array([one.loglik for one in found]), True, lost)
+        return Estimates(full[0], full[1], full[2], np.array([one.loglik for one in found]), True, lost)
 
     def _carriers(self, first: np.ndarray, frame: Frame) -> list[Carrier | None]:
         """Find what carries each coefficient, once for every set of strata: how many cells they have is no matter."""

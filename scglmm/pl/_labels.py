@@ -326,4 +326,4 @@ def _runs_through(a: _Label, b: _Label) -> NDArray[np.bool_]:
         first, second = (b.low[:, axis] - a.anchor[axis]) / along, (b.high[:, axis] - a.anchor[axis]) / along
         enters = np.maximum(enters, np.minimum(first, second))
         leaves = np.minimum(leaves, np.maximum(first, second))
-    return enters < leaves
+    return np.asarray(enters < leaves)

@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scanpy import logging as logg
 
+from scglmm.formula.columns import in_memory
 from scglmm.inference.size import stable_shares
 from scglmm.results.names import near_first
 from scglmm.results.write import own
@@ -87,13 +88,13 @@ def stable_size(
     if isinstance(min_count, bool) or not isinstance(min_count, int | float | np.number) or not min_count > 0:
         msg = f"min_count must be a number above 0, not {min_count!r}."
         raise ValueError(msg)
-    code = _samples(adata.obs, [sample] if isinstance(sample, str) else list(sample))
+    code = _samples(in_memory(adata.obs), [sample] if isinstance(sample, str) else list(sample))
     n = int(code.max()) + 1
     if n < 2:
         msg = f"There is only one sample in {sample!r}: what is stable is told from the differences between samples."
         raise ValueError(msg)
     source = find_counts(adata, layer, use_raw)
-    summaries = check_counts(adata, source, code, n)
+    summaries, _ = check_counts(adata, source, code, n)
     total = summaries[0].cell_total
     if not (total > 0).all():
         msg = (

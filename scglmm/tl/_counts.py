@@ -80,9 +80,9 @@ def find_counts(adata: AnnData, layer: str | None, use_raw: bool) -> Source:
         return _source(adata.raw.X, "adata.raw.X", names.get_indexer(adata.var_names), names)
     if layer is None:
         if adata.X is None:
-            there = [f"layer= one of {_listed(layers)}"] if layers else []
-            there += ["use_raw=True"] if adata.raw is not None else []
-            msg = f"`adata.X` is None. Say where the counts are: {' or '.join(there) or '(no layer, no raw)'}."
+            places = [f"layer= one of {_listed(layers)}"] if layers else []
+            places += ["use_raw=True"] if adata.raw is not None else []
+            msg = f"`adata.X` is None. Say where the counts are: {' or '.join(places) or '(no layer, no raw)'}."
             raise ValueError(msg)
         return _source(adata.X, "adata.X", own, adata.var_names)
     if layer not in layers:

@@ -246,7 +246,7 @@ class _Look:
             self.cells.source.matrix, self.cells.rows, self.codes, max(1, self.levels.size)
         )
         n = self.status.size
-        shares = {}
+        shares: dict[str, Any] = {}
         for name, names, at, count in (
             ("cell", self.adata.obs_names.to_numpy(object)[self.cells.rows], cell, cell_count),
             ("donor", self.levels, donor, donor_count),
@@ -319,7 +319,7 @@ class _Look:
             found = list(
                 parallel(
                     delayed(_candidates_of)(one_step, gene, base.of(gene), wanted[gene], self.codes, n_levels)
-                    for gene in genes
+                    for gene in genes.tolist()
                 )
             )
             # a donor that is left out for several genes is left out once
@@ -337,7 +337,7 @@ class _Look:
             pval = two_sided(base.beta / base.se, base.df)
             numbers["effect"][self.positions] = base.beta[:, self.places]
             numbers["pval"][self.positions] = pval[:, self.places]
-            for gene, without in zip(genes, results, strict=True):
+            for gene, without in zip(genes.tolist(), results, strict=True):
                 without_cell = [(str(cell_names[cell]), one) for cell, one in without]
                 for what, tried in (("cell", without_cell), ("donor", without_donor[gene])):
                     self._keep_worst(what, gene, base.of(gene), tried, numbers, flags, names)

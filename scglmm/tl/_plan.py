@@ -129,7 +129,7 @@ def _terms(run: Run) -> pd.DataFrame:
                 "reference": "; ".join(references[name] for name in factor_of if name in references),
             }
         )
-    for k, (term, effect) in enumerate(zip(designs[0].random, designs[0].formula.random, strict=True)):
+    for k, (random, effect) in enumerate(zip(designs[0].random, designs[0].formula.random, strict=True)):
         levels = dict.fromkeys(level for design in designs for level in design.random[k].levels)
         columns = dict.fromkeys(name for design in designs for name in design.random[k].columns)
         rows.append(
@@ -137,7 +137,7 @@ def _terms(run: Run) -> pd.DataFrame:
                 "term": str(effect),
                 "kind": "random",
                 "columns": ", ".join(columns),
-                "levels": f"{len(levels)} of {term.group}",
+                "levels": f"{len(levels)} of {random.group}",
                 "reference": "",
             }
         )
@@ -187,7 +187,7 @@ def _expected_seconds(
         [summary.gene_total[part.genes] for summary, part in zip(run.summaries, parts, strict=True)]
     )
     # within every group from rare to frequent, so that a few stand for all
-    order = np.lexsort((totals, [k for k, _ in pairs]))
+    order = np.lexsort((totals, np.array([k for k, _ in pairs])))
     chosen = order[np.unique(np.linspace(0, len(pairs) - 1, min(trial, len(pairs))).astype(int))]
     few = [
         replace(part, genes=part.genes[[pairs[i][1] for i in chosen if pairs[i][0] == k]])

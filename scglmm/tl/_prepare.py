@@ -176,9 +176,8 @@ def prepare_run(
                 group.skip(f"no gene has counts in min_cells={options.min_cells} of its cells")
         check_some_fitted(groups, options.groupby)
         kept = [k for k, group in enumerate(fitted) if not group.reason]
-        fitted, summaries, offsets, testable = (
-            [each[k] for k in kept] for each in (fitted, summaries, offsets, testable)
-        )
+        fitted, summaries = [fitted[k] for k in kept], [summaries[k] for k in kept]
+        offsets, testable = [offsets[k] for k in kept], [testable[k] for k in kept]
         if tables is not None:
             tables = tables.take(kept)
     return Run(
