@@ -22,7 +22,31 @@ _PARAMETERS = {
     "ax": "Axes to draw on.",
     "return_fig": "Return the figure.",
 }
-_FIGURE = ("title", "figsize", "show", "ax", "return_fig")
+_BLOCKS = {
+    "figure": "{title}\n{figsize}\n{show}\n{ax}\n{return_fig}",
+    "grid": """genes
+    Genes to show, in this order. By default those with the smallest p-values, similar ones together.
+coef
+    One coefficient or several. By default all but the intercept; in results with several groups it has to be
+    chosen, where there is more than one.
+{key}
+group
+    One group or several, for results with `groupby`. By default all that were fitted.
+n_genes
+    Number of genes where none are named, in turn the best of each contrast.""",
+    "grid_colours": """cluster
+    Put genes with similar fold changes together (average linkage). By default unless `genes` are named.
+vmax
+    Fold change of the darkest colours. By default the largest, apart from the topmost 2% of them.
+cmap
+    Diverging colormap. The default can be read by the colour-blind.
+swap_axes
+    Genes in columns instead of rows.""",
+    "named_genes": """n_labels
+    Number of significant genes to name, those with the smallest p-values.
+genes
+    Name these genes instead, significant or not.""",
+}
 _RETURNS = "The figure with `return_fig=True`, otherwise the axes with `show=False`, otherwise nothing."
 
 
@@ -30,10 +54,12 @@ def document(function: Callable) -> Callable:
     """Fill in the shared parts of a plot's docstring.
 
     A line ``{name}`` becomes the description of that parameter, ``{figure}`` those of the five that end every
-    signature, and ``{returns}`` what all plots return.
+    signature, ``{grid}``, ``{grid_colours}`` and ``{named_genes}`` those that some plots share, and ``{returns}`` what
+    all plots return.
     """
-    doc = inspect.getdoc(function)
-    doc = doc.replace("{figure}", "\n".join(f"{{{name}}}" for name in _FIGURE)).replace("{returns}", _RETURNS)
+    doc = inspect.getdoc(function).replace("{returns}", _RETURNS)
+    for name, text in _BLOCKS.items():
+        doc = doc.replace(f"{{{name}}}", text)
     function.__doc__ = re.sub(r"^\{(\w+)\}$", _parameter, doc, flags=re.MULTILINE)
     return function
 

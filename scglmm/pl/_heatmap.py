@@ -45,26 +45,10 @@ def heatmap(
     Parameters
     ----------
     {adata}
-    genes
-        Genes to show, in this order. By default those with the smallest p-values, similar ones together.
-    coef
-        One coefficient or several. By default all but the intercept; in results with several groups it has to be
-        chosen, where there is more than one.
-    {key}
-    group
-        One group or several, for results with `groupby`. By default all that were fitted.
-    n_genes
-        Number of genes where none are named, in turn the best of each contrast.
+    {grid}
     stars
         Adjusted p-values below which there is one star, two, ...; empty for none.
-    cluster
-        Put genes with similar fold changes together (average linkage). By default unless `genes` are named.
-    vmax
-        Fold change of the darkest colours. By default the largest, apart from the topmost 2% of them.
-    cmap
-        Diverging colormap. The default can be read by the colour-blind.
-    swap_axes
-        Genes in columns instead of rows.
+    {grid_colours}
     {gene_symbols}
     {figure}
 

@@ -66,10 +66,7 @@ def ma(
     {coef}
     {key}
     {group}
-    n_labels
-        Number of significant genes to name, those with the smallest p-values.
-    genes
-        Name these genes instead, significant or not.
+    {named_genes}
     {padj_cutoff}
     log2fc_cutoff
         Absolute log2 fold change that significant genes must exceed. Dotted lines are drawn at it.

@@ -62,10 +62,7 @@ def volcano(
     {coef}
     {key}
     {group}
-    n_labels
-        Number of significant genes to name, those with the smallest p-values.
-    genes
-        Name these genes instead, significant or not.
+    {named_genes}
     padj_cutoff
         Genes with an adjusted p-value below this are significant. A dashed line is drawn where it falls.
     log2fc_cutoff
