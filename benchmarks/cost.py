@@ -292,8 +292,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     text = options.write.read_text()
     for name, content in tables.items():
-        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
-        text, n = pattern.subn(lambda found, content=content: found[1] + content + found[2], text)
+        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        text, n = pattern.subn(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
         if n != 1:
             raise SystemExit(f"{options.write} has no place for the table {name!r}")
     options.write.write_text(text)

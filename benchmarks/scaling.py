@@ -17,6 +17,7 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,33 +59,46 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--times", type=int, default=10, help="with --h5ad: how often its cells are repeated")
     parser.add_argument("--smoke", action="store_true", help="the smallest points alone")
     parser.add_argument("--out", type=Path, help="folder for scaling.csv, scaling.md and scaling.png")
+    parser.add_argument("--resume", action="store_true", help="keep the points that scaling.csv in --out has")
     options = parser.parse_args(argv)
     if options.h5ad:
         _multiplied(options)
         return
     print(machine(), flush=True)
+    kept = pd.DataFrame()
+    if options.resume and options.out is not None and (options.out / "scaling.csv").exists():
+        kept = pd.read_csv(options.out / "scaling.csv")
     rows = []
-    for sweep in options.sweep:
-        for value in SWEEPS[sweep][: 1 if options.smoke else None]:
-            point = MIDDLE | ELSEWHERE.get(sweep, {}) | {sweep: value}
-            if options.smoke:
-                point = {"cells": 2_000, "donors": 20, "genes": 12, "workers": point["workers"]}
-            if point["cells"] > options.max_cells:
-                continue
-            try:
-                rows.append({"sweep": sweep} | run_module("benchmarks.scaling", "--point", json.dumps(point)))
-            except WorkerFailed as error:
-                print(f"{sweep} {value:,}: {error}", flush=True)
-                continue
-            print(_line(rows[-1]), flush=True)
+    for sweep, point in _points(options.sweep, options.smoke):
+        if point["cells"] > options.max_cells:
+            continue
+        same = kept[(kept[["sweep", *point]] == [sweep, *point.values()]).all(axis=1)] if len(kept) else kept
+        try:
+            found = run_module("benchmarks.scaling", "--point", json.dumps(point)) if same.empty else dict(same.iloc[0])
+        except WorkerFailed as error:
+            print(f"{sweep} {point[sweep]:,}: {error}", flush=True)
+            continue
+        rows.append({"sweep": sweep} | found)
+        print(_line(rows[-1]), flush=True)
+        if options.out is not None:  # so that a killed run can go on
+            options.out.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(rows).to_csv(options.out / "scaling.csv", index=False, float_format="%.6g")
     table = pd.DataFrame(rows)
     text = f"{machine()}.\n\n{_markdown(table)}"
     print("\n" + text)
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.out / "scaling.csv", index=False, float_format="%.6g")
         (options.out / "scaling.md").write_text(f"{HEAD}\n\n{text}\n")
         draw(table, options.out / "scaling.png")
+
+
+def _points(sweeps: list[str], smoke: bool) -> Iterator[tuple[str, dict[str, int]]]:
+    """Name of the sweep and sizes of every point."""
+    for sweep in sweeps:
+        for value in SWEEPS[sweep][: 1 if smoke else None]:
+            point = MIDDLE | ELSEWHERE.get(sweep, {}) | {sweep: value}
+            if smoke:
+                point |= {"cells": 2_000, "donors": 20, "genes": 12}
+            yield sweep, point
 
 
 def measure(cells: int, donors: int, genes: int, workers: int) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import large, scaling  # noqa: E402
+from benchmarks import cost, large, scaling  # noqa: E402
 from benchmarks.simulate import STRETCH, Simulator, Study, multiply, simulate, tile, write_h5ad  # noqa: E402
 
 
@@ -67,12 +68,62 @@ def test_repeats():
 
 
 def test_a_point_of_the_sweeps(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(scaling, "run_module", lambda module, flag, point: scaling.measure(**json.loads(point)))
-    scaling.main(["--smoke", "--sweep", "cells", "workers", "--out", str(tmp_path)])
+    points = []
+
+    def here(module, flag, point):
+        points.append(json.loads(point))
+        return scaling.measure(**points[-1])
+
+    monkeypatch.setattr(scaling, "run_module", here)
+    scaling.main(["--smoke", "--sweep", "cells", "--out", str(tmp_path)])
     assert "20 donors" in capsys.readouterr().out
+    scaling.main(["--smoke", "--sweep", "cells", "workers", "--out", str(tmp_path), "--resume"])
+    assert points == 2 * [{"cells": 2_000, "donors": 20, "genes": 12, "workers": 1}]  # the first was kept
     lines = (tmp_path / "scaling.md").read_text().splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_formulas(tmp_path):
+    """Constants come back from measurements that obey the formulas, and the tables find their place."""
+    truth = cost.Constants(3e-7, 2.5e-8, 1.2e-9, 1e-3, 5e-7, 2.0, 70.0)
+    rows = []
+    for cells, donors, genes in [(6e4, 250, 40), (6e5, 250, 40), (6e4, 250, 6400), (2e5, 2000, 400), (2e6, 50, 400)]:
+        work = cost.Work.typical(cells, genes, donors, 0.05, 1.7)
+        weights = truth.cell_node * cells * work.per_cell
+        added = truth.nonzero_node * work.nonzeros * work.per_cell
+        sizes = {"cells": int(cells), "donors": donors, "genes": genes, "workers": 1, "strata": donors}
+        seconds = {
+            "design_s": truth.cell * cells,
+            "nodes_s": weights,
+            "compression_s": weights + added,
+            "fit_reml_ms": 1e3 * (truth.fit + truth.fit_node * work.nodes),
+            "call_cpu_s": truth.cell * cells + 3 * weights + added + genes * work.fit_seconds(truth),
+            "call_bytes": (truth.cell_bytes + 32) * cells + work.table_bytes,
+        }
+        rows.append({"sweep": "x", "nonzeros": work.nonzeros, "nodes": int(work.nodes)} | sizes | seconds)
+    table = pd.DataFrame(rows)
+    found = cost.Constants.of(table)
+    for name, value in vars(truth).items():
+        assert getattr(found, name) == pytest.approx(value, rel=0.02), name
+    table.to_csv(tmp_path / "scaling.csv", index=False)
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- begin {x} -->\n<!-- end {x} -->\n" for x in ("constants", "measured", "filled")))
+    for _ in range(2):
+        cost.main(["--measured", str(tmp_path / "scaling.csv"), "--write", str(page)])
+        text = page.read_text()
+        assert text.count("| 100,000,000 |") == 1
+        for block in text.split("<!-- end"):
+            assert len({line.count("|") for line in block.splitlines() if line.startswith("|")}) <= 1
+
+
+def test_passes():
+    work = cost.Work.typical(1e6, 20_000, 500, 0.05, 1.7)
+    constants = cost.Constants(*[1e-6] * 6, 70.0)
+    assert work.passes(constants, 32e9) == 1
+    assert work.passes(constants, 2e9) == 2
+    assert work.passes(constants, 1e9) == 1 + int(np.ceil(work.table_bytes / (1e9 - 110e6 - 70e6 - cost.PIECES)))
+    assert work.passes(constants, 3e8) is None
 
 
 def test_from_disk(tmp_path, capsys, monkeypatch):
