@@ -25,6 +25,8 @@ RUNAWAY = 100.0  # such a logit, of either sign, has no end
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
 THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
 MAX_POLISH, SMALL_ASCENT = 3, 1e-5  # Newton steps at the end, and the largest rise that one may promise
+ROUGH = 1e5  # rounding error of a log-likelihood of this size is what the search is to tell apart
+UNMOVED = 1e-12  # twice the rise of a step that changes no standard error in its eighth digit
 
 
 class Search:
@@ -188,16 +190,24 @@ class Search:
             self.hessian[self.first_zi : self.first] = 0.0
             self.hessian[:, self.first_zi : self.first] = 0.0
         inverse = positive_inverse(self.hessian, self.free)
+        moved = 0.0
         for _ in range(MAX_POLISH):
             # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
             step = inverse @ self.gradient
             step[-1] = np.clip(step[-1], -1.0, 1.0)  # near the Poisson limit theta hardly matters
+            moved = max(moved, step @ self.gradient)
             if 0 <= step @ self.gradient < SMALL_ASCENT:
                 self.par += step
                 self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))
             self.value = self.evaluate()
             if not np.abs(self.gradient[self.free]).max(initial=0.0) > 1e-7 * max(1.0, 0.01 * abs(self.value)):
                 break
+        if moved > UNMOVED and abs(self.value) > ROUGH:
+            # Rounding error had a say in where the search stopped, and so in the curvature there.
+            self.d_covariance[:], self.d_beta[:] = 0.0, 0.0
+            self.hessian = self._hessian(central=True)
+            self.n_eval += 2 * int(self.free.sum()) + 1
+            self.value = self.evaluate()
         return math.isfinite(self.value) and negative_definite(self.hessian, self.free)
 
     def promise(self) -> float:
