@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from scipy import sparse
 
 from scglmm.compression.counts import is_in_memory_sparse, row_chunks
 from scglmm.formula import Design, build_design, parse_formula
@@ -17,6 +18,7 @@ from scglmm.results.names import storable
 from ._counts import Source, find_counts
 
 FAMILY = "nbinom2"
+BLOCK = 50_000  # rows of a matrix that are looked at together
 
 
 @dataclass(frozen=True)
@@ -115,3 +117,46 @@ def _model(entry: Mapping[str, Any]) -> str:
 def _totals(matrix: Any) -> np.ndarray:
     chunks = [matrix] if is_in_memory_sparse(matrix) else (chunk for _, chunk in row_chunks(matrix))
     return np.concatenate([np.asarray(chunk.sum(axis=1), dtype=np.float64).ravel() for chunk in chunks])
+
+
+def _blocks(matrix: Any) -> Iterator[tuple[int, sparse.csr_array]]:
+    """First row and rows, some at a time."""
+    if not is_in_memory_sparse(matrix):
+        yield from row_chunks(matrix)
+        return
+    step = BLOCK if matrix.format == "csr" else matrix.shape[0]
+    for first in range(0, matrix.shape[0], max(1, step)):
+        yield first, sparse.csr_array(matrix[first : first + step] if step < matrix.shape[0] else matrix)
+
+
+def columns_of(cells: Cells, genes: np.ndarray) -> sparse.csc_array:
+    """Read the counts (n, G) of genes at positions in `adata.var`, on the cells."""
+    columns = np.array([cells.column(int(gene)) for gene in genes], np.int64)
+    blocks = [sparse.csr_array(block[:, columns]) for _, block in _blocks(cells.source.matrix)]
+    return sparse.csc_array(sparse.vstack(blocks, format="csr")[cells.rows], dtype=np.float64)
+
+
+def largest(matrix: Any, rows: np.ndarray, codes: np.ndarray, n_levels: int) -> tuple[np.ndarray, ...]:
+    """Of every column of a matrix the cell and the level with the most counts, and how many, and the total count.
+
+    Cells are numbered as `rows` is, codes are those of `rows`.
+    """
+    m = matrix.shape[1]
+    number = np.full(matrix.shape[0], -1, np.int64)
+    number[rows] = np.arange(rows.size)
+    cell, count, by_level = np.zeros(m, np.int64), np.zeros(m), np.zeros((n_levels, m))
+    for first, block in _blocks(matrix):
+        inside = np.flatnonzero(number[first : first + block.shape[0]] >= 0)
+        if not inside.size:
+            continue
+        own = block[inside].astype(np.float64)
+        numbers = number[first + inside]
+        at = codes[numbers], np.arange(inside.size)
+        by_level += sparse.csr_array((np.ones(inside.size), at), shape=(n_levels, inside.size)) @ own
+        top = own.max(axis=0).toarray().ravel()
+        row = np.repeat(numbers, np.diff(own.indptr))
+        hit = (own.data == top[own.indices]) & (top[own.indices] > count[own.indices])
+        # backwards, so that the first of several stays
+        cell[own.indices[hit][::-1]] = row[hit][::-1]
+        count = np.maximum(count, top)
+    return cell, count, by_level.argmax(axis=0), by_level.max(axis=0), by_level.sum(axis=0)
