@@ -328,7 +328,8 @@ groups_of = rarely(*COLUMNS[1:], *ODD_COLUMNS, sane="donor", share=5).map(spell)
 _WRAPPED = [
     "log({n})", "np.log1p(size)", "sqrt(size)", "exp({n})", "I({n}**2)", "I({n} > 0)", "I({n} / 3 - 1)", "scale({n})",
     "center({n})", "standardize({n})", "poly({n}, 2)", "bs({n}, df=4)", "cs({n}, df=3)", "cr({n}, df=3)",
-    "cc({n}, df=3)", "C({f})", "C({f}, Sum)", "C({f}, Helmert)", "C({f}, Poly)", "C({f}, Diff)", "C({f}, contr.treatment('b'))",
+    "cc({n}, df=3)", "C({f})", "C({f}, Sum)", "C({f}, Helmert)", "C({f}, Poly)", "C({f}, Diff)",
+    "C({f}, contr.treatment('b'))",
     "C({f}, Treatment('b'))", "C({f}, Treatment(1))", "C({f}, levels=['b', 'a', 'c'])", "Q('x')", 'I({f} == "a")',
     "I(({n} > 0) * ({n} < 1))", "log({f})", "I({n} // 0)", "I({n} % 0.3)", "I({n} ** {n})", "exp(exp(exp({n})))",
     "bs({n}, df=40)", "poly({n}, 30)", "scale({f})", "C({n})", "C(donor, Poly)",

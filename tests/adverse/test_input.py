@@ -209,7 +209,9 @@ def test_any_arguments_after_a_fit(fitted: AnnData, examples: int):
             "shrink": lambda: scglmm.tl.shrink(adata, coef, key=key, group=group, null_weight=weight),
             "lrt": lambda: scglmm.tl.lrt(adata, formula, key=key),
             "varpart": lambda: scglmm.tl.varpart(adata, key=key, method=coef),
-            "diagnose": lambda: scglmm.tl.diagnose(adata, key=key, coef=coef, alpha=weight, mask_var=group),
+            "diagnose": lambda: scglmm.tl.diagnose(
+                adata, key=key, coef=coef, alpha=0.3 if weight is None else weight, mask_var=group and "some"
+            ),
             "refresh": lambda: scglmm.tl.refresh(adata, key=key),
             "nbmm_df": lambda: scglmm.get.nbmm_df(adata, coef, key=key, group=group, sort_by="pval"),
             "joint_df": lambda: scglmm.get.joint_df(adata, coef, key=key, group=group),

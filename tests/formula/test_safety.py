@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import scglmm
 from scglmm.formula import FormulaError, build_design, parse_formula
 from scglmm.formula.evaluate import evaluate
 from scglmm.formula.safety import CODINGS, MATHS, TRANSFORMS, parse_expression
@@ -245,6 +247,23 @@ def test_neither_the_frame_of_the_caller_nor_builtins_leak_in():
         with pytest.raises((KeyError, FormulaError)):
             build_design(parse_formula(f"~ I({name} + x)"), OBS)
     assert secret.all()
+
+
+def test_nothing_in_the_package_runs_text():
+    """Neither a formula nor a path from the command line can reach an interpreter or a shell: none is ever called."""
+    names = {"eval", "exec", "compile", "system", "popen", "Popen", "subprocess", "__import__", "spawnl", "execv"}
+    for path in Path(scglmm.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = node.func if isinstance(node, ast.Call) else None
+            name = getattr(called, "id", None) or (
+                f"{called.value.id}.{called.attr}"
+                if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name)
+                else None
+            )
+            assert name is None or name == "re.compile" or name.split(".")[-1] not in names, (path, name)
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                imported = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                assert not imported & {"subprocess", "pty", "commands"}, path
 
 
 def test_evaluation_runs_no_code(monkeypatch):
