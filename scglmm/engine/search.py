@@ -195,7 +195,7 @@ class Search:
             # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
             step = inverse @ self.gradient
             step[-1] = np.clip(step[-1], -1.0, 1.0)  # near the Poisson limit theta hardly matters
-            moved = max(moved, step @ self.gradient)
+            moved = max(moved, float(step @ self.gradient))
             if 0 <= step @ self.gradient < SMALL_ASCENT:
                 self.par += step
                 self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))

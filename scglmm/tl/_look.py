@@ -11,6 +11,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from scglmm.formula import Design, build_design, parse_inflation
+from scglmm.formula.columns import in_memory
 from scglmm.inference.genes import GENES_PER_TASK, Options
 from scglmm.inference.leave_out import Estimates, Study, join
 from scglmm.inference.one_step import OneStep
@@ -311,11 +312,11 @@ def _with_inflation(adata: AnnData, cells: Cells, entry: Mapping[str, Any]) -> t
     zi = parse_inflation(None if entry.get("ziformula") is None else str(entry["ziformula"]))
     if zi is None:
         return None, cells
-    design = build_design(zi, adata.obs.iloc[cells.rows], na_action="drop")
+    design = build_design(zi, in_memory(adata.obs).iloc[cells.rows], na_action="drop")
     if design.kept.all():
         return design, cells
     rows = cells.rows[design.kept]
-    main = build_design(cells.design.formula, adata.obs.iloc[rows])
+    main = build_design(cells.design.formula, in_memory(adata.obs).iloc[rows])
     return design, replace(cells, rows=rows, design=main, offset=cells.offset[design.kept])
 
 
