@@ -158,6 +158,25 @@ def fit_parts(
     """
     inflations = [None] * len(parts) if inflations is None else inflations
     models = [_Model(*each, options) for each in zip(parts, frames, inflations, strict=True)]
+    found = _fit_all(matrix, parts, models, n_jobs, max_bytes, progress, saved)
+    return [
+        _moderate(
+            GeneFits(part.genes, each.fits, each.donors, each.totals, not_moderated=model.not_moderated), model.frame
+        )
+        for part, model, each in zip(parts, models, found, strict=True)
+    ]
+
+
+def _fit_all(
+    matrix: Any,
+    parts: Sequence[Part],
+    models: Sequence[_Model],
+    n_jobs: int,
+    max_bytes: float,
+    progress: Callable[[int], object],
+    saved: Saved | None = None,
+) -> list[_Found]:
+    """Fit the genes of every part, those that are in `saved` aside."""
     found = [_Found(part.genes.size) for part in parts]
     for piece in () if saved is None else saved.load():
         found[piece.part].add(piece)
@@ -183,12 +202,7 @@ def fit_parts(
                     saved.add(piece)
                 progress(at.size)
         del tables, tasks
-    return [
-        _moderate(
-            GeneFits(part.genes, each.fits, each.donors, each.totals, not_moderated=model.not_moderated), model.frame
-        )
-        for part, model, each in zip(parts, models, found, strict=True)
-    ]
+    return found
 
 
 class _Found:
