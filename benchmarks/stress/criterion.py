@@ -139,7 +139,8 @@ class Criterion:
             value = -0.5 * (np.log(2 * np.pi * variance) + residual**2 / variance)
             return value, residual / variance, np.full(eta.shape, -1 / variance)
         alpha = point.dispersion
-        mu = np.exp(np.minimum(eta, 250.0))
+        eta = np.minimum(eta, 250.0)
+        mu = np.exp(eta)
         r = 1 / (1 + alpha * mu)
         zero = -np.log1p(alpha * mu) / alpha if alpha > 0 else -mu  # log-probability of a 0
         value = y * eta + (1 + alpha * y) * zero

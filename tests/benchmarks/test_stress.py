@@ -16,7 +16,7 @@ from benchmarks.stress import check, run  # noqa: E402
 from benchmarks.stress.criterion import Criterion, Point  # noqa: E402
 from benchmarks.stress.draw import draw  # noqa: E402
 
-SAMPLE = range(20_000, 20_040)
+SAMPLE = range(20_000, 20_030)
 LONG = 10_000
 
 
@@ -24,7 +24,7 @@ LONG = 10_000
 def test_random_models(first):
     """Every fit that claims a maximum is at one, inside or on the boundary, and what is separated says so."""
     for seed in range(first, first + 10):
-        record = run.run(seed, optimise=20)
+        record = run.run(seed, optimise=15)
         assert record.problems == [], record
         if record.status in check.VALID:
             assert abs(record.difference) < 1e-5 + 1e-9 * abs(record.loglik)
@@ -63,14 +63,15 @@ def ordinary():
     """A negative binomial model in the interior with a good many cells."""
     for seed in range(20_200, 20_300):
         drawn = draw(seed)
-        simple = drawn.family == "nbinom2" and not drawn.zi and "(1|d)" in drawn.formula and len(drawn.y) > 100
-        if simple and not drawn.reml and len(drawn.design.random) == 1 and check.fit(drawn).status == "ok":
+        simple = drawn.family == "nbinom2" and not drawn.zi and drawn.formula.endswith(" + (1|d)")
+        simple = simple and drawn.n_quad == 1 and not drawn.reml and 50 < len(drawn.y) < 300
+        if simple and check.fit(drawn).status == "ok":
             return drawn
     raise AssertionError
 
 
 def test_the_check_sees_what_is_not_a_maximum(monkeypatch, ordinary):
-    assert check.check(ordinary, optimise=True).problems == []
+    assert check.check(ordinary, optimise=False).problems == []
     assert "gradient" in _with(monkeypatch, ordinary, dispersion=lambda alpha: 1.1 * alpha).problems
     monkeypatch.undo()
     record = _with(monkeypatch, ordinary, sigma=lambda sigma: tuple(0 * s for s in sigma))
