@@ -17,6 +17,8 @@ _SUMS = {"reassoc", "contract", "nsz", "arcp"}
 
 entry = njit(**_OPTIONS, no_cfunc_wrapper=True)
 kernel = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# Fused multiplication and addition alone, which round once instead of twice.
+exact_kernel = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath={"contract"})
 sum_kernel = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath=_SUMS)
 
 # Flags for kernels. A plain True or False is a type of its own to numba, for which the callee would be compiled again.
