@@ -45,7 +45,9 @@ def dense_basis(nodes: Nodes) -> np.ndarray:
             same = np.flatnonzero(nodes.stratum == nodes.stratum[cell])
             basis[cell, start + np.flatnonzero(same == cell)[0]] = 1.0
         else:
-            lagrange_basis.py_func(nodes.offset[cell], nodes.tau, nodes.axes.weight, start, stop, basis[cell, start:stop])
+            lagrange_basis.py_func(
+                nodes.offset[cell], nodes.tau, nodes.axes.weight, start, stop, basis[cell, start:stop]
+            )
     return basis
 
 
