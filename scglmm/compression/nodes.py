@@ -293,5 +293,6 @@ def _add_values(order, cell_start, blocks, exact, axes, values, total):
                 total[blocks[s] + i - cell_start[s]] += value
                 continue
             cell_basis(order[i], s, axes, one, basis)
+            first = np.uint64(blocks[s])
             for k in range(blocks[s + 1] - blocks[s]):
-                total[blocks[s] + k] += value * basis[k]
+                total[first + np.uint64(k)] += value * basis[k]

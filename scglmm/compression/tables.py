@@ -237,7 +237,8 @@ class PartSums:
         self.position = np.full(n_vars, -1, np.int64)
         self.position[part.genes] = np.arange(part.genes.size)
         self.values = np.zeros(part.nodes.size * part.genes.size)
-        self.histogram = np.zeros((part.genes.size, DIRECT + 1), np.int32)
+        # count by gene, as most counts are small and those of one cell then meet in few rows
+        self.histogram = np.zeros((DIRECT + 1, part.genes.size), np.int32)
         self.cell_of_row = np.full(n_obs, -1, np.int64)
         self.cell_of_row[part.rows] = np.arange(part.rows.size)
         self.big: list[tuple[np.ndarray, np.ndarray]] = []
@@ -257,7 +258,7 @@ class PartSums:
     def tables(self) -> Tables:
         """Give the sums when all pieces have been added."""
         presence = None if self.presence is None else self.presence.values
-        return Tables(self.genes, self.values, self.histogram, _tails(self.big), presence)
+        return Tables(self.genes, self.values, np.ascontiguousarray(self.histogram.T), _tails(self.big), presence)
 
 
 def _add_rows(
@@ -318,29 +319,35 @@ def _cuts(bounds: np.ndarray, n_jobs: int) -> list[int]:
 def _sum_rows(
     indptr, indices, data, order, cell_order, stratum, blocks, exact, axes, place, position, values, histogram
 ):
-    n_genes = histogram.shape[0]
-    last = histogram.shape[1] - 1
+    n_genes = histogram.shape[1]
+    last = histogram.shape[0] - 1
     most = widest(blocks, exact)
     basis, one = np.empty(most), np.empty(most)
     for i in range(order.size):
         row, cell = order[i], cell_order[i]
         s = stratum[cell]
         n = blocks[s + 1] - blocks[s]
-        base = blocks[s] * n_genes
-        if not exact[s]:
-            cell_basis(cell, s, axes, one, basis)
-        for j in range(indptr[row], indptr[row + 1]):
-            g = position[indices[j]]
-            y = np.float64(data[j])
+        # unsigned indices: what may be negative to the compiler keeps it from adding to neighbours at once
+        table = values[blocks[s] * n_genes : blocks[s + 1] * n_genes]
+        columns, counts = indices[indptr[row] : indptr[row + 1]], data[indptr[row] : indptr[row + 1]]
+        if exact[s]:
+            for j in range(columns.size):
+                g = position[columns[j]]
+                y = np.float64(counts[j])
+                if g >= 0 and y != 0.0:
+                    histogram[np.uint64(min(y, last)), np.uint64(g)] += 1
+                    table[g * n + place[cell]] += y
+            continue
+        cell_basis(cell, s, axes, one, basis)
+        for j in range(columns.size):
+            g = position[columns[j]]
+            y = np.float64(counts[j])
             if g < 0 or y == 0.0:
                 continue
-            histogram[g, int(min(y, last))] += 1
-            at = base + g * n
-            if exact[s]:
-                values[at + place[cell]] += y
-            else:
-                for k in range(n):
-                    values[at + k] += y * basis[k]
+            histogram[np.uint64(min(y, last)), np.uint64(g)] += 1
+            at = np.uint64(g * n)
+            for k in range(n):
+                table[at + np.uint64(k)] += y * basis[k]
 
 
 def _add_columns(
@@ -360,7 +367,7 @@ def _add_columns(
     data = numbers(chunk)
     most = widest(nodes.blocks, nodes.exact)
     # genes that are not in this piece of the matrix have no entries
-    cursor, stop = np.zeros((2, histogram.shape[0]), np.int64)
+    cursor, stop = np.zeros((2, histogram.shape[1]), np.int64)
     cursor[position[here]] = chunk.indptr[here]
     stop[position[here]] = chunk.indptr[here + 1]
     first_gene, beyond = int(position[here].min()), int(position[here].max()) + 1
@@ -392,8 +399,8 @@ def _fill_basis(cells, stratum, exact, axes, basis):
 def _sum_columns(
     indices, data, cursor, stop, begin, end, first, cells, stratum, blocks, exact, place, basis, values, histogram
 ):
-    n_genes = histogram.shape[0]
-    last = histogram.shape[1] - 1
+    n_genes = histogram.shape[1]
+    last = histogram.shape[0] - 1
     beyond = first + cells.size
     for g in range(begin, end):
         j = cursor[g]
@@ -404,15 +411,16 @@ def _sum_columns(
             j += 1
             if cell < 0 or y == 0.0:
                 continue
-            histogram[g, int(min(y, last))] += 1
+            histogram[np.uint64(min(y, last)), np.uint64(g)] += 1
             s = stratum[cell]
             n = blocks[s + 1] - blocks[s]
-            at = blocks[s] * n_genes + g * n
+            at = np.uint64(blocks[s] * n_genes + g * n)
             if exact[s]:
-                values[at + place[cell]] += y
+                values[at + np.uint64(place[cell])] += y
             else:
+                weights = basis[i]
                 for k in range(n):
-                    values[at + k] += y * basis[i, k]
+                    values[at + np.uint64(k)] += y * weights[k]
         cursor[g] = j
 
 

@@ -80,11 +80,13 @@ def find_variation(codes: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -
     -------
     None where there are none, where there are more than two, or where too few cells share the rest of the design.
     """
-    n = columns[0].size if columns else 0
+    if not columns:
+        return None
+    n = columns[0].size
     stratum = np.zeros(n, np.int64)
     for code in codes:
         stratum, _ = _refine(stratum, code)
-    if n == 0 or (int(stratum.max()) + 1) * CELLS_PER_STRATUM > n:
+    if (int(stratum.max()) + 1) * CELLS_PER_STRATUM > n:
         return None
     varying = []
     known = [(pd.factorize(column)[0], k) for k, column in enumerate(columns)]

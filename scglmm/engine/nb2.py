@@ -14,49 +14,84 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from scglmm._jit import kernel
 
+from .elementary import exp, log1p
 from .layout import ETA, G_THETA, H_THETA, MAX_ETA, NODE_A, NODE_E, NODE_Y, G, H, T
 
 
 @kernel
 def score_curvature(nodes, start, theta, strata):
     """First derivative in eta (row G of `strata`) and minus the second (row H) of every stratum."""
+    if start.size - 1 == nodes.shape[1]:
+        _score_curvature_single(nodes, theta, strata)
+    else:
+        _score_curvature(nodes, start, theta, strata)
+
+
+@kernel
+def _score_curvature(nodes, start, theta, strata):
     per_theta = 1.0 / theta
     for s in range(start.size - 1):
         scale = math.exp(min(strata[ETA, s], MAX_ETA))
+        # Slices, as an index that may be negative to the compiler keeps it from loading neighbours at once.
+        E, A, Y = _of_stratum(nodes, start, s)
         g = 0.0
         h = 0.0
-        for k in range(start[s], start[s + 1]):
-            mu = nodes[NODE_E, k] * scale
+        for k in range(E.size):
+            mu = E[k] * scale
             m = mu * per_theta
             r = 1.0 / (1.0 + m)
-            a_mu = nodes[NODE_A, k] * mu
-            g += (nodes[NODE_Y, k] - a_mu) * r
-            h += (nodes[NODE_Y, k] * m + a_mu) * r * r
+            a_mu = A[k] * mu
+            g += (Y[k] - a_mu) * r
+            h += (Y[k] * m + a_mu) * r * r
         strata[G, s] = g
         strata[H, s] = h
 
 
 @kernel
+def _score_curvature_single(nodes, theta, strata):
+    """Compute the same where every stratum is one node."""
+    per_theta = 1.0 / theta
+    for s in range(nodes.shape[1]):
+        mu = nodes[NODE_E, s] * exp(min(strata[ETA, s], MAX_ETA))
+        m = mu * per_theta
+        r = 1.0 / (1.0 + m)
+        a_mu = nodes[NODE_A, s] * mu
+        strata[G, s] = (nodes[NODE_Y, s] - a_mu) * r
+        strata[H, s] = (nodes[NODE_Y, s] * m + a_mu) * r * r
+
+
+@kernel
 def derivatives(nodes, start, theta, strata):
     """Compute what `score_curvature` gives, and T = dh/deta, G_THETA = dg/dlog(theta), H_THETA = dh/dlog(theta)."""
+    if start.size - 1 == nodes.shape[1]:
+        _derivatives_single(nodes, theta, strata)
+    else:
+        _derivatives(nodes, start, theta, strata)
+
+
+@kernel
+def _derivatives(nodes, start, theta, strata):
     per_theta = 1.0 / theta
     for s in range(start.size - 1):
         scale = math.exp(min(strata[ETA, s], MAX_ETA))
+        E, A, Y = _of_stratum(nodes, start, s)
         g = 0.0
         h = 0.0
         t = 0.0
         g_theta = 0.0
         h_theta = 0.0
-        for k in range(start[s], start[s + 1]):
-            mu = nodes[NODE_E, k] * scale
+        for k in range(E.size):
+            mu = E[k] * scale
             m = mu * per_theta
             r = 1.0 / (1.0 + m)
-            a_mu = nodes[NODE_A, k] * mu
+            a_mu = A[k] * mu
             r2 = r * r
-            residual = nodes[NODE_Y, k] - a_mu
-            curvature = (nodes[NODE_Y, k] * m + a_mu) * r2
+            residual = Y[k] - a_mu
+            curvature = (Y[k] * m + a_mu) * r2
             g += residual * r
             h += curvature
             t += curvature * (1.0 - m) * r
@@ -70,23 +105,76 @@ def derivatives(nodes, start, theta, strata):
 
 
 @kernel
+def _derivatives_single(nodes, theta, strata):
+    """Compute the same where every stratum is one node."""
+    per_theta = 1.0 / theta
+    for s in range(nodes.shape[1]):
+        mu = nodes[NODE_E, s] * exp(min(strata[ETA, s], MAX_ETA))
+        m = mu * per_theta
+        r = 1.0 / (1.0 + m)
+        a_mu = nodes[NODE_A, s] * mu
+        r2 = r * r
+        residual = nodes[NODE_Y, s] - a_mu
+        h = (nodes[NODE_Y, s] * m + a_mu) * r2
+        t = h * (1.0 - m) * r
+        strata[G, s] = residual * r
+        strata[H, s] = h
+        strata[T, s] = t
+        strata[G_THETA, s] = residual * m * r2
+        strata[H_THETA, s] = a_mu * r2 - t
+
+
+@kernel
 def log_likelihood(nodes, start, theta, strata):
     """Sum over all strata of -(y + theta) log(1 + m), and its derivative in log(theta)."""
     per_theta = 1.0 / theta
-    f = 0.0
-    f_theta = 0.0
-    for s in range(start.size - 1):
-        scale = math.exp(min(strata[ETA, s], MAX_ETA))
-        for k in range(start[s], start[s + 1]):
-            m = nodes[NODE_E, k] * scale * per_theta
-            p = m / (1.0 + m)
-            theta_a = theta * nodes[NODE_A, k]
-            log_1m = math.log1p(m)
-            # p - log(1 + m) = -m^2/2 + ... : the difference of two nearly equal numbers when m is small.
-            difference = p - log_1m if m > 1e-3 else difference_series(m)
-            f -= (nodes[NODE_Y, k] + theta_a) * log_1m
-            f_theta += theta_a * difference + nodes[NODE_Y, k] * p
-    return f, f_theta
+    first, last = start[0], start[start.size - 1]
+    means = np.empty(last - first)  # of all strata, so that logarithms are taken in whole vectors
+    if means.size == start.size - 1:
+        E = nodes[NODE_E, first:last]
+        for s in range(means.size):
+            means[s] = E[s] * exp(min(strata[ETA, s], MAX_ETA)) * per_theta
+    else:
+        for s in range(start.size - 1):
+            scale = math.exp(min(strata[ETA, s], MAX_ETA)) * per_theta
+            E = nodes[NODE_E, start[s] : start[s + 1]]
+            own = means[start[s] - first : start[s + 1] - first]
+            for k in range(E.size):
+                own[k] = E[k] * scale
+    A, Y = nodes[NODE_A, first:last], nodes[NODE_Y, first:last]
+    slopes = np.empty(means.size)
+    for k in range(means.size):
+        m = means[k]
+        p = m / (1.0 + m)
+        theta_a = theta * A[k]
+        log_1m = log1p(m)
+        # p - log(1 + m) = -m^2/2 + ... : the difference of two nearly equal numbers when m is small.
+        small = difference_series(m)
+        difference = p - log_1m if m > 1e-3 else small
+        means[k] = -(Y[k] + theta_a) * log_1m
+        slopes[k] = theta_a * difference + Y[k] * p
+    return _sum(means), _sum(slopes)
+
+
+@kernel
+def _sum(values):
+    """Sum in four strands, so that no addition waits for the one before it; always in this order."""
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    whole = values.size // 4 * 4
+    for k in range(0, whole, 4):
+        a += values[k]
+        b += values[k + 1]
+        c += values[k + 2]
+        d += values[k + 3]
+    for k in range(whole, values.size):
+        a += values[k]
+    return (a + b) + (c + d)
+
+
+@kernel
+def _of_stratum(nodes, start, s):
+    at = slice(start[s], start[s + 1])
+    return nodes[NODE_E, at], nodes[NODE_A, at], nodes[NODE_Y, at]
 
 
 @kernel

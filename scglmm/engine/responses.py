@@ -46,7 +46,8 @@ class Responses:
         self._grid, self._tables = grid, tables
         self.shift, self._family = shift, family
         self._table = np.empty((3, grid.size))
-        self._table[NODE_E] = np.exp(grid.tau - self.shift)
+        self._tau = grid.tau - self.shift
+        self._table[NODE_E] = np.exp(self._tau)
         self._table[NODE_A] = grid.weights
         self._sums = np.empty(grid.n_strata)
         self._extra, self._single = None, None
@@ -59,13 +60,13 @@ class Responses:
     def __getitem__(self, g: int) -> Data:
         """Gene g of the block; the arrays are overwritten by the next one."""
         grid, tables = self._grid, self._tables
-        # sum y o from the nodes is exact: interpolation reproduces a linear function.
+        # sum y (o - shift) from the nodes is exact: interpolation reproduces a linear function.
         y_offset = self._gather(tables.values, g, self._table[NODE_Y], self._sums)
         counts = tables.histogram[g].astype(np.float64)
         exceed = counts[::-1].cumsum()[::-1][1:]
         exceed = np.ascontiguousarray(exceed[: max(1, np.count_nonzero(exceed))])
         tail = np.stack(tables.tails.get(g, (np.empty(0), np.empty(0))))
-        constant = y_offset - self.shift * self._sums.sum() - log_factorials(exceed, tail)
+        constant = y_offset - log_factorials(exceed, tail)
         if self._single is not None:
             self._single[NODE_Y] = self._sums
             start = np.arange(grid.n_strata + 1)
@@ -80,7 +81,7 @@ class Responses:
         grid = self._grid
         # counts are whole numbers, but not what is interpolated of them on one of several rows
         whole = np.bool_(not grid.is_tensor)
-        return _gather(values, grid.blocks, grid.start, g, self._tables.genes.size, grid.tau, whole, table, sums)
+        return _gather(values, grid.blocks, grid.start, g, self._tables.genes.size, self._tau, whole, table, sums)
 
 
 def response_data(nodes: Nodes, y: np.ndarray, family: int, zi: np.ndarray | None = None, shift: float = 0.0) -> Data:
@@ -124,7 +125,7 @@ def response_data(nodes: Nodes, y: np.ndarray, family: int, zi: np.ndarray | Non
 
 @entry
 def _gather(values, blocks, start, g, n_genes, tau, whole, table, sums):
-    """Copy the nodes of a gene out of the tables; returns sum y o."""
+    """Copy the nodes of a gene out of the tables; returns the sum of y tau."""
     for b in range(blocks.size - 1):
         n = blocks[b + 1] - blocks[b]
         at = blocks[b] * n_genes + g * n

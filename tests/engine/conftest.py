@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
+import operator
 import pkgutil
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import scglmm.engine
+from scglmm.engine import nb2
 from scglmm.engine.boundary import variance_derivative
 from scglmm.engine.fit import fit
 
@@ -45,3 +48,6 @@ def as_python(compiled, monkeypatch):
         for name, value in list(vars(module).items()):
             if isinstance(value, Dispatcher) and value.targetoptions.get("no_cpython_wrapper"):
                 monkeypatch.setattr(module, name, value.py_func)
+    # which look at the bits of numbers
+    for name, plain in {"log1p": math.log1p, "exp": math.exp, "plus": operator.add}.items():
+        monkeypatch.setattr(nb2, name, plain)

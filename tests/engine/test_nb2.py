@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 from models import Cells, compile_model
@@ -86,13 +87,48 @@ def test_huge_counts(theta):
     assert gradient[1] == pytest.approx(slope, rel=1e-8)
 
 
-def kernel_rows(cells: Cells, eta: np.ndarray, theta: float, name: str = "derivatives") -> np.ndarray:
-    """The rows that a kernel, run as Python, fills: one column for each stratum."""
+@numba.njit
+def derivatives(nodes, start, theta, strata):
+    nb2.derivatives(nodes, start, theta, strata)
+
+
+@numba.njit
+def score_curvature(nodes, start, theta, strata):
+    nb2.score_curvature(nodes, start, theta, strata)
+
+
+@numba.njit
+def log_likelihood(nodes, start, theta, strata):
+    return nb2.log_likelihood(nodes, start, theta, strata)
+
+
+def kernel_rows(cells: Cells, eta: np.ndarray, theta: float, kernel=derivatives) -> np.ndarray:
+    """The rows that a kernel fills: one column for each stratum."""
     model = compile_model(cells)
     strata = np.full((7, model.X.shape[0]), np.nan)
     strata[ETA] = eta
-    getattr(nb2, name).py_func(model.data.nodes, model.data.start, theta, strata)
+    kernel(model.data.nodes, model.data.start, theta, strata)
     return strata
+
+
+@pytest.mark.parametrize("theta", [0.01, 2.0, 1e8])
+def test_strata_of_one_node(theta):
+    """They have code of their own: every node as a stratum adds up to the strata that have them together."""
+    rng = np.random.default_rng(0)
+    start, nodes = np.array([0, 1, 20, 27]), np.abs(rng.normal(size=(3, 27)))
+    eta = rng.normal(size=3)
+    single = np.full((7, 27), np.nan)
+    single[ETA] = np.repeat(eta, np.diff(start))
+    together = np.full((7, 3), np.nan)
+    together[ETA] = eta
+    for kernel in (derivatives, score_curvature):
+        kernel(nodes, np.arange(28), theta, single)
+        kernel(nodes, start, theta, together)
+        np.testing.assert_allclose(
+            np.add.reduceat(single[G:], start[:-1], axis=1), together[G:], rtol=1e-12, atol=1e-13
+        )
+    one, two = (log_likelihood(nodes, s, theta, x) for s, x in ((np.arange(28), single), (start, together)))
+    np.testing.assert_allclose(one, two, rtol=1e-13)
 
 
 @pytest.mark.parametrize("theta", [0.01, 0.3, 2.0, 50.0, 1e4])
@@ -128,7 +164,7 @@ def test_each_derivative_is_that_of_the_one_before(mean, theta):
 def test_both_kernels_give_the_same_first_derivatives():
     cells = cells_at(1.0, 2.0)
     eta = np.linspace(-1, 3, 5)
-    full, short = kernel_rows(cells, eta, 2.0), kernel_rows(cells, eta, 2.0, "score_curvature")
+    full, short = kernel_rows(cells, eta, 2.0), kernel_rows(cells, eta, 2.0, score_curvature)
     assert short[G] == pytest.approx(full[G], rel=1e-14)
     assert short[H] == pytest.approx(full[H], rel=1e-14)
     assert np.isnan(short[T]).all()
