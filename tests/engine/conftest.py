@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-import operator
 import pkgutil
 import sys
 from pathlib import Path
@@ -49,5 +48,5 @@ def as_python(compiled, monkeypatch):
             if isinstance(value, Dispatcher) and value.targetoptions.get("no_cpython_wrapper"):
                 monkeypatch.setattr(module, name, value.py_func)
     # which look at the bits of numbers
-    for name, plain in {"log1p": math.log1p, "exp": math.exp, "plus": operator.add}.items():
+    for name, plain in {"log1p": math.log1p, "exp": math.exp}.items():
         monkeypatch.setattr(nb2, name, plain)
