@@ -24,7 +24,7 @@ _SHIFT = 6755399441055744.0  # 1.5 * 2^52: adding it rounds to a whole number, w
 
 @intrinsic
 def _bits(_context, x):
-    """Bits of a number as a whole number."""
+    """Take the bits of a number for a whole number."""
 
     def code(context, builder, _signature, args):
         return builder.bitcast(args[0], context.get_value_type(types.int64))
@@ -34,7 +34,7 @@ def _bits(_context, x):
 
 @intrinsic
 def _number(_context, bits):
-    """Number that has these bits."""
+    """Make a number of its bits."""
 
     def code(context, builder, _signature, args):
         return builder.bitcast(args[0], context.get_value_type(types.float64))

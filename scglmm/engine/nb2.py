@@ -53,7 +53,7 @@ def _score_curvature(nodes, start, theta, strata):
 
 @kernel
 def _score_curvature_single(nodes, theta, strata):
-    """The same where every stratum is one node."""
+    """Compute the same where every stratum is one node."""
     per_theta = 1.0 / theta
     for s in range(nodes.shape[1]):
         mu = nodes[NODE_E, s] * exp(min(strata[ETA, s], MAX_ETA))
@@ -106,7 +106,7 @@ def _derivatives(nodes, start, theta, strata):
 
 @kernel
 def _derivatives_single(nodes, theta, strata):
-    """The same where every stratum is one node."""
+    """Compute the same where every stratum is one node."""
     per_theta = 1.0 / theta
     for s in range(nodes.shape[1]):
         mu = nodes[NODE_E, s] * exp(min(strata[ETA, s], MAX_ETA))

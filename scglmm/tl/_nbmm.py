@@ -188,6 +188,8 @@ def nbmm(
     tables = make_tables(adata.var_names, run, fits, options)
     info = describe_run(formula, options, run, nodes, tables)
     info["moderation"] = describe_moderation(run, fits)
+    if covariates := list(dict.fromkeys(name for each in placed for name in each.covariates)):
+        info["cell_covariates"] = covariates
     write_results(adata, key_added, tables, info)
     logg.info("    finished", time=start, deep=f"added\n    .varm['{key_added}_*'] and .uns['{key_added}']")
     return adata if copy else None

@@ -47,6 +47,8 @@ class Plan:
         Expected time of the run, None without a trial.
     memory
         Expected memory beside the data, in bytes.
+    cell_covariates
+        Columns of the design that differ between the cells of a stratum and have nodes of their own.
     """
 
     terms: pd.DataFrame
@@ -55,6 +57,7 @@ class Plan:
     n_fits: int
     seconds: float | None
     memory: int
+    cell_covariates: tuple[str, ...] = ()
 
 
 def plan_run(
@@ -87,7 +90,9 @@ def plan_run(
     seconds = None
     if trial > 0 and run.n_fits:
         seconds = _expected_seconds(run, parts, placed, options, effective_jobs(n_jobs), trial)
-    return Plan(_terms(run), _groups(run, nodes), run.positions.size, run.n_fits, seconds, _memory(run, parts))
+    memory = _memory(run, parts)
+    covariates = tuple(dict.fromkeys(name for each in placed for name in each.covariates))
+    return Plan(_terms(run), _groups(run, nodes), run.positions.size, run.n_fits, seconds, memory, covariates)
 
 
 def _terms(run: Run) -> pd.DataFrame:
