@@ -1,4 +1,4 @@
-"""The pass over the counts against the sum over cells, side by side: how far is it from the speed of the memory?
+"""Time the pass over the counts against the sum over cells, side by side.
 
     python benchmarks/compression.py [--cells 200000] [--genes 2000] [--donors 100] [--density 0.1] [--repeats 7]
 
@@ -20,7 +20,7 @@ from scglmm.compression.tables import accumulate
 
 
 def draw(n_cells: int, n_genes: int, density: float, rng: np.random.Generator) -> sp.csr_matrix:
-    """Counts without the cost of a simulation: genes of different frequency, small whole numbers."""
+    """Draw counts without the cost of a simulation: genes of different frequency, small whole numbers."""
     weight = rng.gamma(0.5, size=n_genes)
     chance = np.minimum(0.95, density * weight / weight.mean())
     columns, lengths = [], []
@@ -47,6 +47,7 @@ def nodes_of(n_cells: int, n_donors: int, n_nodes: int, rng: np.random.Generator
 
 
 def main() -> None:
+    """Print times and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=200_000)
     parser.add_argument("--genes", type=int, default=2_000)

@@ -58,6 +58,9 @@ def _text(plan: Plan, formula: str, n_cells: int, n_jobs: int) -> str:
         text_table(groups),
         "",
     ]
+    if plan.cell_covariates:
+        names = ", ".join(plan.cell_covariates)
+        lines += [f"Interpolated along {names}, which every cell has its own value of: strata are nodes of it.", ""]
     if plan.seconds is not None:
         lines.append(f"expected time    {_duration(plan.seconds)} with {workers} on an idle machine")
     blocks = f"{plan.blocks} block{'s' if plan.blocks != 1 else ''} of genes"
@@ -84,6 +87,7 @@ def _json(plan: Plan, formula: str) -> str:
             "memory": plan.memory,
             "passes": plan.passes,
             "blocks": plan.blocks,
+            "cell_covariates": list(plan.cell_covariates),
         },
         indent=2,
         ensure_ascii=False,

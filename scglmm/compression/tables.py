@@ -429,9 +429,9 @@ def _large_counts(chunk: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows, columns, values = [], [], []
     for first in range(0, chunk.data.size, SEARCHED):
         stretch = chunk.data[first : first + SEARCHED]
-        at = np.flatnonzero(stretch > DIRECT)
-        if at.size == 0:
+        if stretch.max() <= DIRECT:
             continue
+        at = np.flatnonzero(stretch > DIRECT)
         minor = chunk.indices[first + at]
         major = np.searchsorted(chunk.indptr, first + at, side="right") - 1
         row, column = (major, minor) if chunk.format == "csr" else (minor, major)

@@ -217,6 +217,8 @@ def nbmm(
     tables = make_tables(adata.var_names, run, fits, options)
     info = describe_run(formula, options, run, nodes, tables)
     info["moderation"] = describe_moderation(run, fits)
+    if covariates := list(dict.fromkeys(name for each in placed for name in each.covariates)):
+        info["cell_covariates"] = covariates
 
     def finish() -> None:
         logg.info("    finished", time=start, deep=f"added\n    .varm['{key_added}_*'] and .uns['{key_added}']")

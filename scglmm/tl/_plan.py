@@ -52,6 +52,8 @@ class Plan:
         How often the counts are read; in memory, where that costs little, too.
     blocks
         Blocks of genes whose tables are made at once.
+    cell_covariates
+        Columns of the design that differ between the cells of a stratum and have nodes of their own.
     """
 
     terms: pd.DataFrame
@@ -62,6 +64,7 @@ class Plan:
     memory: int
     passes: int
     blocks: int
+    cell_covariates: tuple[str, ...] = ()
 
 
 def plan_run(
@@ -98,7 +101,10 @@ def plan_run(
         seconds = _expected_seconds(run, parts, placed, options, n_jobs, trial, passes)
     fixed = fixed_bytes(run.fitted, [part.genes.size for part in parts], run.source.matrix.shape)
     memory = fixed + tables + (0 if run.budget.in_memory else run.budget.reading)
-    return Plan(_terms(run), _groups(run, nodes), run.positions.size, run.n_fits, seconds, memory, passes, blocks)
+    covariates = tuple(dict.fromkeys(name for each in placed for name in each.covariates))
+    return Plan(
+        *(_terms(run), _groups(run, nodes), run.positions.size, run.n_fits, seconds, memory, passes, blocks), covariates
+    )
 
 
 def _reading(run: Run, parts: list[Part]) -> tuple[int, int, int]:
