@@ -16,7 +16,7 @@ from strategies import DISORDER, FORMATS, Sane, sane, stored
 
 import scglmm
 
-FEW = 8
+FEW = 6
 MANY = pytest.param(500, marks=pytest.mark.long)  # of each of four properties, 2,000 of their strategy
 examples_of = pytest.mark.parametrize("examples", [FEW, MANY])
 
