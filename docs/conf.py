@@ -6,6 +6,7 @@ with, which the tests make again.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -87,7 +88,7 @@ nitpick_ignore = [
 ]
 nitpick_ignore_regex = [
     # names of other packages: nobody knows them without intersphinx
-    (r"py:.*", r"(anndata|collections|matplotlib|numpy|pandas|scanpy|typing)\..*"),
+    (r"py:.*", r"(anndata|collections|matplotlib|numpy|os|pandas|scanpy|typing)\..*"),
 ]
 
 # -------------------------------------------------------------------------------------------------------- how it looks
@@ -147,7 +148,7 @@ def relink(text: str, folder: Path) -> str:
         for start, there in ON_THE_SITE.items():
             if inside.startswith(start) and full.suffix in (".md", ".ipynb"):
                 return f"[{label}]({there}{inside.removeprefix(start)}{hash_}{anchor})"
-        return label
+        return label if full.exists() else match[0]
 
     return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", replace, text)
 
@@ -156,6 +157,12 @@ def read_source(app: Sphinx, name: str, source: list[str]) -> None:
     """Fill pages that stand in the root of the repository, and mend the links of all."""
     if name in PAGES_OF_THE_ROOT:
         source[0] = relink((ROOT / PAGES_OF_THE_ROOT[name]).read_text(), ROOT)
+    elif app.env.doc2path(name).suffix == ".ipynb":
+        notebook = json.loads(source[0])
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = relink("".join(cell["source"]), ROOT / "tutorials")
+        source[0] = json.dumps(notebook)
     elif app.env.doc2path(name).suffix == ".md":
         source[0] = relink(source[0], Path(app.env.doc2path(name)).parent)
     if name == "index":
