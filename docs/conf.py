@@ -166,10 +166,13 @@ def read_source(app: Sphinx, name: str, source: list[str]) -> None:
     elif app.env.doc2path(name).suffix == ".md":
         source[0] = relink(source[0], Path(app.env.doc2path(name)).parent)
     if name == "index":
-        rest = [path.stem for path in sorted(DOCS.glob("*.md")) if not re.search(rf"^{path.stem}$", source[0], re.M)]
-        source[0] = source[0].replace("\nOTHERS\n", "".join(f"\n{page}" for page in rest if page != "index") + "\n")
-    if name in TITLES:
-        source[0] = f"# {TITLES[name]}\n\n{source[0]}"
+        pages = [path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.glob("*.md")]
+        pages += [f"benchmarks/{path.stem}" for path in DOCS.glob("benchmarks/*.md")]
+        rest = [page for page in sorted(pages) if page != "index" and not re.search(rf"^{page}$", source[0], re.M)]
+        source[0] = source[0].replace("\nOTHERS\n", "".join(f"\n{page}" for page in rest) + "\n")
+    title = TITLES.get(name, name.replace("/", ": ").capitalize())
+    if name.startswith(("calibration/", "benchmarks/")) and not source[0].startswith("# "):
+        source[0] = f"# {title}\n\n{source[0]}"
 
 
 # ----------------------------------------------------------------------------------------------------------- docstrings
