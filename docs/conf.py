@@ -6,6 +6,7 @@ with, which the tests make again.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -87,7 +88,7 @@ nitpick_ignore = [
 ]
 nitpick_ignore_regex = [
     # names of other packages: nobody knows them without intersphinx
-    (r"py:.*", r"(anndata|collections|matplotlib|numpy|pandas|scanpy|typing)\..*"),
+    (r"py:.*", r"(anndata|collections|matplotlib|numpy|os|pandas|scanpy|typing)\..*"),
 ]
 
 # -------------------------------------------------------------------------------------------------------- how it looks
@@ -147,7 +148,7 @@ def relink(text: str, folder: Path) -> str:
         for start, there in ON_THE_SITE.items():
             if inside.startswith(start) and full.suffix in (".md", ".ipynb"):
                 return f"[{label}]({there}{inside.removeprefix(start)}{hash_}{anchor})"
-        return label
+        return label if full.exists() else match[0]
 
     return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", replace, text)
 
@@ -156,13 +157,22 @@ def read_source(app: Sphinx, name: str, source: list[str]) -> None:
     """Fill pages that stand in the root of the repository, and mend the links of all."""
     if name in PAGES_OF_THE_ROOT:
         source[0] = relink((ROOT / PAGES_OF_THE_ROOT[name]).read_text(), ROOT)
+    elif app.env.doc2path(name).suffix == ".ipynb":
+        notebook = json.loads(source[0])
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = relink("".join(cell["source"]), ROOT / "tutorials")
+        source[0] = json.dumps(notebook)
     elif app.env.doc2path(name).suffix == ".md":
         source[0] = relink(source[0], Path(app.env.doc2path(name)).parent)
     if name == "index":
-        rest = [path.stem for path in sorted(DOCS.glob("*.md")) if not re.search(rf"^{path.stem}$", source[0], re.M)]
-        source[0] = source[0].replace("\nOTHERS\n", "".join(f"\n{page}" for page in rest if page != "index") + "\n")
-    if name in TITLES:
-        source[0] = f"# {TITLES[name]}\n\n{source[0]}"
+        pages = [path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.glob("*.md")]
+        pages += [f"benchmarks/{path.stem}" for path in DOCS.glob("benchmarks/*.md")]
+        rest = [page for page in sorted(pages) if page != "index" and not re.search(rf"^{page}$", source[0], re.M)]
+        source[0] = source[0].replace("\nOTHERS\n", "".join(f"\n{page}" for page in rest) + "\n")
+    title = TITLES.get(name, name.replace("/", ": ").capitalize())
+    if name.startswith(("calibration/", "benchmarks/")) and not source[0].startswith("# "):
+        source[0] = f"# {title}\n\n{source[0]}"
 
 
 # ----------------------------------------------------------------------------------------------------------- docstrings

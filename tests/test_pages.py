@@ -148,7 +148,7 @@ SETUP = {
     "planning": planning,
 }
 
-NOT_RUN = {"faults": "starts processes and clusters"}
+NOT_RUN = {"faults": "starts processes and clusters", "large_data": "reads files and starts clusters"}
 
 
 @pytest.fixture(autouse=True)
