@@ -60,6 +60,8 @@ def _text(plan: Plan, formula: str, n_cells: int, n_jobs: int) -> str:
     ]
     if plan.seconds is not None:
         lines.append(f"expected time    {_duration(plan.seconds)} with {workers} on an idle machine")
+    blocks = f"{plan.blocks} block{'s' if plan.blocks != 1 else ''} of genes"
+    lines.append(f"counts are read  {plan.passes} time{'s' if plan.passes != 1 else ''}, for {blocks}")
     lines.append(f"expected memory  {plan.memory / 2**20:,.0f} MiB beside the data")
     return "\n".join(lines)
 
@@ -80,6 +82,8 @@ def _json(plan: Plan, formula: str) -> str:
             "n_fits": plan.n_fits,
             "seconds": plan.seconds,
             "memory": plan.memory,
+            "passes": plan.passes,
+            "blocks": plan.blocks,
         },
         indent=2,
         ensure_ascii=False,

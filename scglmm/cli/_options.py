@@ -54,7 +54,12 @@ RUN_OPTIONS = (
         help="Definition of the variance fractions.",
     ),
     click.option("--n-jobs", type=int, default=1, show_default=True, help="Workers; -1 for all processors."),
-    click.option("--backed", is_flag=True, help="Leave the matrix on disk and read it in chunks of rows."),
+    click.option("--backed", is_flag=True, help="Leave the matrix on disk and read it piece by piece."),
+    click.option(
+        "--max-memory",
+        metavar="SIZE",
+        help='Memory to take beside the data, such as "2GB". By default a quarter of what is free.',
+    ),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no messages but warnings and errors."),
 )
 

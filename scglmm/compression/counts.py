@@ -1,12 +1,11 @@
-"""Matrices of counts: one look at all numbers before any work, and row chunks for what is not in memory.
+"""Matrices of counts: one look at all numbers before they are used, and their sums.
 
 In memory a sparse matrix is used as it is, row-wise or column-wise, without a copy. Everything else (dense, backed,
-lazy) is read in row chunks that become sparse rows.
+lazy) is read in pieces that become sparse (`scglmm.compression.chunks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ import scipy.sparse as sp
 
 from scglmm._jit import entry, kernel
 
-CHUNK_VALUES = 50_000_000  # numbers, zeros included, in a row chunk of a matrix that is not sparse in memory
+from .chunks import Chunk, chunks, is_dask, is_plain, sample
 
 OK, NOT_FINITE, NEGATIVE, FRACTIONAL = 0, 1, 2, 3
 
@@ -56,11 +55,6 @@ class Summary:
     gene_cells: np.ndarray
 
 
-def is_in_memory_sparse(matrix: Any) -> bool:
-    """Whether the matrix is CSR or CSC in memory."""
-    return sp.issparse(matrix) and matrix.format in ("csr", "csc")
-
-
 def canonical(matrix: Any) -> Any:
     """Return the matrix in a form the kernels read: sparse ones without duplicate entries, others untouched."""
     if sp.issparse(matrix):
@@ -73,23 +67,6 @@ def canonical(matrix: Any) -> Any:
             matrix = matrix.copy()
             matrix.sort_indices()
     return matrix
-
-
-def row_chunks(matrix: Any) -> Iterator[tuple[int, sp.csr_array | sp.csr_matrix]]:
-    """First row and rows, as CSR, of consecutive chunks of a matrix that is not sparse in memory."""
-    n, m = matrix.shape
-    step = max(1, CHUNK_VALUES // max(1, m))
-    for first in range(0, n, step):
-        part = matrix[first : first + step]
-        if hasattr(part, "compute"):
-            part = part.compute()
-        if hasattr(part, "to_memory"):
-            part = part.to_memory()
-        if isinstance(part, np.ndarray) and not _is_plain(part.dtype):
-            part = part.astype(np.float64)
-        chunk = sp.csr_array(part)
-        chunk.sum_duplicates()
-        yield first, chunk
 
 
 def summarise(matrix: Any, used: np.ndarray) -> Summary:
@@ -127,19 +104,56 @@ def summarise_groups(matrix: Any, group: np.ndarray, n_groups: int) -> list[Summ
     NotCountsError
         As `summarise`.
     """
-    n, m = matrix.shape
-    group = np.ascontiguousarray(group, np.int64)
-    cell_total, gene_total, gene_cells = np.zeros(n), np.zeros((n_groups, m)), np.zeros((n_groups, m), np.int64)
-    chunks = [(0, matrix)] if is_in_memory_sparse(matrix) else row_chunks(matrix)
-    for first, chunk in chunks:
-        scan = _scan_columns if chunk.format == "csc" else _scan_rows
-        rows = slice(first, first + chunk.shape[0])
+    if is_dask(matrix):
+        from .mapreduce import sum_up
+
+        return sum_up(matrix, group, n_groups)
+    sums = Sums(matrix.shape, group, n_groups)
+    for chunk in chunks(matrix):
+        sums.add(chunk)
+    return sums.summaries()
+
+
+class Sums:
+    """Sums of the cells of several groups while a matrix is read.
+
+    Attributes
+    ----------
+    cell_total, gene_total, gene_cells
+        As in `Summary`; the last two have a row for every group.
+    """
+
+    def __init__(self, shape: tuple[int, int], group: np.ndarray, n_groups: int) -> None:
+        n, m = shape
+        self.group = np.ascontiguousarray(group, np.int64)
+        self.cell_total = np.zeros(n)
+        self.gene_total, self.gene_cells = np.zeros((n_groups, m)), np.zeros((n_groups, m), np.int64)
+
+    def find(self, chunk: Chunk) -> tuple[int, float, int, int]:
+        """Add a piece; give the kind of what is no count in it (`OK` if there is none), the value, row and column."""
+        matrix = chunk.matrix
+        scan = _scan_columns if matrix.format == "csc" else _scan_rows
         kind, value, row, column = scan(
-            chunk.indptr, chunk.indices, numbers(chunk), group[rows], cell_total[rows], gene_total, gene_cells
+            *(matrix.indptr, matrix.indices, numbers(matrix), chunk.column, self.group[chunk.rows]),
+            *(self.cell_total[chunk.rows], self.gene_total, self.gene_cells),
         )
-        if kind != OK:
-            raise NotCountsError(kind, value, int(first + row), int(column))
-    return [Summary(cell_total, gene_total[k], gene_cells[k]) for k in range(n_groups)]
+        return int(kind), float(value), int(chunk.row + row), int(column)
+
+    def add(self, chunk: Chunk) -> None:
+        """Add a piece.
+
+        Raises
+        ------
+        NotCountsError
+            As `summarise`.
+        """
+        found = self.find(chunk)
+        if found[0] != OK:
+            raise NotCountsError(*found)
+
+    def summaries(self) -> list[Summary]:
+        """Give the sums of each group."""
+        return [Summary(self.cell_total, *each) for each in zip(self.gene_total, self.gene_cells, strict=True)]
 
 
 def numbers(matrix: sp.csr_array | sp.csc_array) -> np.ndarray:
@@ -147,17 +161,12 @@ def numbers(matrix: sp.csr_array | sp.csc_array) -> np.ndarray:
     data = matrix.data
     if data.dtype == np.bool_:
         return data.view(np.uint8)
-    return data if _is_plain(data.dtype) else data.astype(np.float64)
-
-
-def _is_plain(dtype: np.dtype) -> bool:
-    """Whether numba and scipy compute with a type."""
-    return dtype.kind in "biu" or dtype in (np.float32, np.float64)
+    return data if is_plain(data.dtype) else data.astype(np.float64)
 
 
 def looks_like_counts(matrix: Any, n_rows: int = 200) -> bool:
     """Whether the first rows of a matrix hold non-negative whole numbers (for hints in messages)."""
-    part = matrix[:n_rows]
+    part = sample(matrix, n_rows)
     part = part.compute() if hasattr(part, "compute") else part
     data = part.data if sp.issparse(part) else np.asarray(part)
     data = np.asarray(data, np.float64)
@@ -206,7 +215,7 @@ def _kind(value):
 
 
 @entry
-def _scan_rows(indptr, indices, data, group, cell_total, gene_total, gene_cells):
+def _scan_rows(indptr, indices, data, first, group, cell_total, gene_total, gene_cells):
     for i in range(indptr.size - 1):
         total = 0.0
         k = group[i]
@@ -216,16 +225,16 @@ def _scan_rows(indptr, indices, data, group, cell_total, gene_total, gene_cells)
             if k >= 0:
                 kind = _kind(value)
                 if kind != OK:
-                    return kind, value, i, np.int64(indices[j])
+                    return kind, value, i, np.int64(first + indices[j])
                 if value > 0:
-                    gene_total[k, indices[j]] += value
-                    gene_cells[k, indices[j]] += 1
-        cell_total[i] = total
+                    gene_total[k, first + indices[j]] += value
+                    gene_cells[k, first + indices[j]] += 1
+        cell_total[i] += total
     return OK, 0.0, 0, np.int64(0)
 
 
 @entry
-def _scan_columns(indptr, indices, data, group, cell_total, gene_total, gene_cells):
+def _scan_columns(indptr, indices, data, first, group, cell_total, gene_total, gene_cells):
     for g in range(indptr.size - 1):
         for j in range(indptr[g], indptr[g + 1]):
             value = np.float64(data[j])
@@ -235,8 +244,8 @@ def _scan_columns(indptr, indices, data, group, cell_total, gene_total, gene_cel
             if k >= 0:
                 kind = _kind(value)
                 if kind != OK:
-                    return kind, value, np.int64(cell), g
+                    return kind, value, np.int64(cell), first + g
                 if value > 0:
-                    gene_total[k, g] += value
-                    gene_cells[k, g] += 1
+                    gene_total[k, first + g] += value
+                    gene_cells[k, first + g] += 1
     return OK, 0.0, np.int64(0), 0

@@ -8,7 +8,7 @@ same to the last bit for any number of threads and any chunking of the rows. The
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,8 @@ from joblib import Parallel, delayed
 
 from scglmm._jit import entry
 
-from .counts import is_in_memory_sparse, numbers, row_chunks
+from .chunks import Chunk, chunks, is_dask
+from .counts import Summary, Sums, numbers
 from .nodes import Grid, Nodes, lagrange_basis
 
 DIRECT = 128  # counts up to this have a bin each in the histogram of a gene
@@ -118,20 +119,68 @@ def accumulate_parts(matrix: Any, parts: Sequence[Part], n_jobs: int = 1) -> lis
     """Sum the counts of several sets of cells, each onto its own nodes, in one pass over the matrix.
 
     The table of each part is that of `accumulate` to the last bit.
+
+    Parameters
+    ----------
+    matrix
+        As for `accumulate`, or a `scglmm.compression.prepared.Prepared`, whose tables were made before.
+    parts
+        What to sum.
+    n_jobs
+        Threads. A dask array is summed by dask, whose scheduler decides.
     """
-    sums = [_Sums(part, matrix.shape) for part in parts]
-    present = [_Sums(part, matrix.shape) if part.presence else None for part in parts]
-    chunks = [(0, matrix)] if is_in_memory_sparse(matrix) else row_chunks(matrix)
-    for first, chunk in chunks:
-        big = _large_counts(chunk)
-        for total in sums:
-            total.add(first, chunk, big, n_jobs)
-        if any(part.presence for part in parts):
-            indicator = _indicator(chunk)
-            for total in present:
-                if total is not None:
-                    total.add(first, indicator, _NONE_LARGE, n_jobs)
-    return [total.tables(None if ones is None else ones.values) for total, ones in zip(sums, present, strict=True)]
+    if hasattr(matrix, "tables_of"):
+        return matrix.tables_of(parts, n_jobs)
+    if is_dask(matrix):
+        from .mapreduce import sum_parts
+
+        return sum_parts(matrix, parts)
+    return _read(matrix, parts, n_jobs, None)
+
+
+def accumulate_and_check(
+    matrix: Any, parts: Sequence[Part], group: np.ndarray, n_groups: int, n_jobs: int = 1
+) -> tuple[list[Summary], list[Tables]]:
+    """Do the work of `scglmm.compression.counts.summarise_groups` and of `accumulate_parts` in one pass.
+
+    Raises
+    ------
+    NotCountsError
+        As `scglmm.compression.counts.summarise`.
+    """
+    if is_dask(matrix):
+        from .mapreduce import sum_parts_and_check
+
+        return sum_parts_and_check(matrix, parts, group, n_groups)
+    sums = Sums(matrix.shape, group, n_groups)
+    tables = _read(matrix, parts, n_jobs, sums)
+    return sums.summaries(), tables
+
+
+def _read(matrix: Any, parts: Sequence[Part], n_jobs: int, checked: Sums | None) -> list[Tables]:
+    """Read the matrix once, piece by piece; with `checked` all of it, otherwise what the parts need."""
+    gatherers = [PartSums(part, matrix.shape) for part in parts]
+    genes = np.concatenate([part.genes for part in parts]) if parts else np.empty(0, np.int64)
+    wanted = (0, matrix.shape[1])
+    if checked is None and genes.size:
+        wanted = (int(genes.min()), int(genes.max()) + 1)
+    for chunk in chunks(matrix, *wanted):
+        if checked is not None:
+            checked.add(chunk)
+        add_chunk(gatherers, chunk, n_jobs)
+    return [each.tables() for each in gatherers]
+
+
+def add_chunk(gatherers: Sequence[PartSums], chunk: Chunk, n_jobs: int) -> None:
+    """Add a piece of the matrix to the sums of every part."""
+    big = _large_counts(chunk.matrix)
+    for each in gatherers:
+        each.add(chunk, big, n_jobs)
+    if any(each.presence is not None for each in gatherers):
+        indicator = Chunk(chunk.row, chunk.column, _indicator(chunk.matrix))
+        for each in gatherers:
+            if each.presence is not None:
+                each.presence.add(indicator, _NONE_LARGE, n_jobs)
 
 
 _NONE_LARGE = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
@@ -167,12 +216,23 @@ def gene_blocks(parts: Sequence[Part], max_bytes: float) -> list[np.ndarray]:
         n_blocks += 1
 
 
-class _Sums:
-    """The sums of one part while the matrix is read."""
+class PartSums:
+    """The sums of one part while the matrix is read.
 
-    def __init__(self, part: Part, shape: tuple[int, int]) -> None:
+    Parameters
+    ----------
+    part
+        What to sum.
+    shape
+        (n_obs, n_vars) of the matrix.
+    place
+        See `exact_places`; found by default.
+    """
+
+    def __init__(self, part: Part, shape: tuple[int, int], place: np.ndarray | None = None) -> None:
         n_obs, n_vars = shape
         self.nodes, self.genes = part.nodes, part.genes
+        self.place = exact_places(part.nodes) if place is None else place
         self.position = np.full(n_vars, -1, np.int64)
         self.position[part.genes] = np.arange(part.genes.size)
         self.values = np.zeros(part.nodes.size * part.genes.size)
@@ -180,21 +240,22 @@ class _Sums:
         self.cell_of_row = np.full(n_obs, -1, np.int64)
         self.cell_of_row[part.rows] = np.arange(part.rows.size)
         self.big: list[tuple[np.ndarray, np.ndarray]] = []
+        self.presence = PartSums(replace(part, presence=False), shape, self.place) if part.presence else None
 
-    def add(self, first: int, chunk: Any, big: tuple[np.ndarray, np.ndarray, np.ndarray], n_jobs: int) -> None:
-        """Add rows from `first` on."""
-        inside = self.cell_of_row[first : first + chunk.shape[0]]
-        if chunk.format == "csr":
-            _add_rows(chunk, inside, self.nodes, self.position, self.values, self.histogram, n_jobs)
-        else:
-            _add_columns(chunk, inside, self.nodes, self.genes, self.values, self.histogram, n_jobs)
+    def add(self, chunk: Chunk, big: tuple[np.ndarray, np.ndarray, np.ndarray], n_jobs: int) -> None:
+        """Add a piece of the matrix."""
+        inside = self.cell_of_row[chunk.rows]
+        position = self.position[chunk.columns]
+        add = _add_rows if chunk.matrix.format == "csr" else _add_columns
+        add(chunk.matrix, inside, self.nodes, self.place, position, self.values, self.histogram, n_jobs)
         row, gene, value = big
-        wanted = (inside[row] >= 0) & (self.position[gene] >= 0)
+        wanted = (inside[row] >= 0) & (position[gene] >= 0)
         if wanted.any():
-            self.big.append((self.position[gene[wanted]], value[wanted]))
+            self.big.append((position[gene[wanted]], value[wanted]))
 
-    def tables(self, presence: np.ndarray | None) -> Tables:
-        """Give the sums when all rows have been added."""
+    def tables(self) -> Tables:
+        """Give the sums when all pieces have been added."""
+        presence = None if self.presence is None else self.presence.values
         return Tables(self.genes, self.values, self.histogram, _tails(self.big), presence)
 
 
@@ -202,6 +263,7 @@ def _add_rows(
     chunk: sp.csr_array,
     cells: np.ndarray,
     nodes: Nodes,
+    place: np.ndarray,
     position: np.ndarray,
     values: np.ndarray,
     histogram: np.ndarray,
@@ -222,7 +284,6 @@ def _add_rows(
         order, cell_order = row_of_cell[by_stratum], present[by_stratum]
         bounds = np.searchsorted(nodes.stratum[cell_order], np.arange(nodes.n_strata + 1))
     data = numbers(chunk)
-    place = exact_places(nodes)
     cuts = _cuts(bounds, n_jobs)
     partial = [histogram] + [np.zeros_like(histogram) for _ in cuts[2:]]
 
@@ -284,18 +345,24 @@ def _add_columns(
     chunk: sp.csc_array,
     cells: np.ndarray,
     nodes: Nodes,
-    genes: np.ndarray,
+    place: np.ndarray,
+    position: np.ndarray,
     values: np.ndarray,
     histogram: np.ndarray,
     n_jobs: int,
 ) -> None:
     """Add a matrix stored by columns: genes are dealt to threads, cells taken in stretches that bound memory."""
+    here = np.flatnonzero(position >= 0)
+    if here.size == 0:
+        return
     data = numbers(chunk)
-    place = exact_places(nodes)
     widest = int(np.diff(nodes.start).max())
-    cursor = chunk.indptr[genes].astype(np.int64)
-    stop = chunk.indptr[genes + 1].astype(np.int64)
-    cuts = np.linspace(0, genes.size, min(n_jobs, genes.size) + 1).astype(np.int64)
+    # genes that are not in this piece of the matrix have no entries
+    cursor, stop = np.zeros((2, histogram.shape[0]), np.int64)
+    cursor[position[here]] = chunk.indptr[here]
+    stop[position[here]] = chunk.indptr[here + 1]
+    first_gene, beyond = int(position[here].min()), int(position[here].max()) + 1
+    cuts = np.linspace(first_gene, beyond, min(n_jobs, beyond - first_gene) + 1).astype(np.int64)
     for first in range(0, chunk.shape[0], CSC_CELLS):
         part = cells[first : first + CSC_CELLS]
         basis = np.zeros((part.size, widest))

@@ -7,7 +7,8 @@ numbers; integers overflow when squared; missing values are dropped or coded as 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,24 @@ from .errors import DesignError
 from .evaluate import as_factor, listed
 
 Column = np.ndarray | pd.Series
+
+
+def in_memory(table: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
+    """Give `obs` or `var` as a DataFrame; of a lazily read one (`anndata.experimental.read_lazy`) only some columns.
+
+    Parameters
+    ----------
+    table
+        DataFrame, or what can be made one by its `to_memory`.
+    columns
+        What is needed; all where one of them is not there, so that it can be said what is.
+    """
+    if isinstance(table, pd.DataFrame) or not hasattr(table, "to_memory"):
+        return table
+    wanted = None if columns is None else list(dict.fromkeys(columns))
+    if wanted and set(wanted) <= set(table.columns):
+        table = table[wanted]
+    return table.to_memory()
 
 
 def get_column(obs: pd.DataFrame, name: str) -> pd.Series:

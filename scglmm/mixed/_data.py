@@ -19,7 +19,7 @@ from scglmm.formula import (
     parse_formula,
     parse_inflation,
 )
-from scglmm.formula.columns import get_column, rows_without_missing
+from scglmm.formula.columns import get_column, in_memory, rows_without_missing
 from scglmm.formula.lexer import quoted
 from scglmm.formula.safety import parse_expression
 from scglmm.results.names import near_first
@@ -195,7 +195,7 @@ def _frame_and_genes(data: Any, layer: str | None, use_raw: bool) -> tuple[pd.Da
         if layer is None and not use_raw and data.X is None:
             msg = "`adata.X` is not set: say where the counts are with layer= or use_raw=True."
             raise ValueError(msg)
-        return data.obs, _Genes(data, layer, use_raw)
+        return in_memory(data.obs), _Genes(data, layer, use_raw)
     if layer is not None or use_raw:
         msg = "layer= and use_raw= say where an AnnData keeps the counts; the data are a data frame."
         raise ValueError(msg)

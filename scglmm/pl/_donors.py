@@ -15,6 +15,7 @@ from matplotlib.patheffects import withStroke
 from scanpy import logging as logg
 from scipy import stats
 
+from scglmm.formula.columns import in_memory
 from scglmm.pl._docs import document
 from scglmm.pl._donor_rates import (
     Estimate,
@@ -141,7 +142,7 @@ def donors(
     cells = fitted_cells(adata, result, group)
     x = choose_x(cells, x)
     unit = choose_donor(cells, adata, donor)
-    obs = adata.obs.iloc[cells.rows]
+    obs = in_memory(adata.obs).iloc[cells.rows]
     numeric = is_number(obs[x])
     scale, y_label = exposure_scale(cells.offset, exposure)
     points = donor_rates(obs, x, unit, cells, row)

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from scanpy import logging as logg
 from scipy import stats
 
+from scglmm.formula.columns import in_memory
 from scglmm.pl._docs import document
 from scglmm.pl._donor_rates import is_number, levels_of
 from scglmm.pl._genes import find_gene
@@ -188,14 +189,15 @@ def _effects(found: Refit, term: str, column: str) -> tuple[pd.DataFrame, float]
 
 def _kinds(adata: AnnData, rows: np.ndarray, formula: object, term: str, color: str) -> dict[str, object]:
     """Value of an obs column for every level of a grouping factor."""
-    if color not in adata.obs:
-        msg = f"No column {color!r} in `adata.obs`. Columns: {near_first(color, adata.obs.columns)}."
+    obs = in_memory(adata.obs)
+    if color not in obs:
+        msg = f"No column {color!r} in `adata.obs`. Columns: {near_first(color, obs.columns)}."
         raise KeyError(msg)
-    if is_number(adata.obs[color]) and adata.obs[color].nunique() > _MOST_COLOURS:
-        msg = f"`color` must be a column of categories, and {color!r} holds {adata.obs[color].nunique()} numbers."
+    if is_number(obs[color]) and obs[color].nunique() > _MOST_COLOURS:
+        msg = f"`color` must be a column of categories, and {color!r} holds {obs[color].nunique()} numbers."
         raise ValueError(msg)
     columns = next(list(random.columns) for random in formula.random if ":".join(random.columns) == term)
-    obs = adata.obs.iloc[rows]
+    obs = obs.iloc[rows]
     level = obs[columns].astype(str).agg(":".join, axis=1).to_numpy()
     pairs = pd.DataFrame({"level": level, "kind": _known(obs[color])}).drop_duplicates()
     if pairs["level"].duplicated().any():
@@ -213,7 +215,7 @@ def _known(column: pd.Series) -> np.ndarray:
 def _colours(
     adata: AnnData, color: str, kinds: dict[str, object], palette: str | Sequence[str] | Mapping[str, str] | None
 ) -> dict[object, str]:
-    column = adata.obs[color]
+    column = in_memory(adata.obs, [color])[color]
     present = set(kinds.values())
     levels = [level for level in levels_of(column.dropna()) if level in present]
     missing = {_MISSING: "#A6A6A6"} if _MISSING in present and _MISSING not in levels else {}

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from scipy.sparse.linalg import splu
 
-from scglmm.compression.counts import is_in_memory_sparse, row_chunks
+from scglmm.compression.chunks import cell_totals, read_column
 from scglmm.compression.nodes import make_nodes
 from scglmm.compression.tables import accumulate
 from scglmm.engine.fit import FAILED, Fit, fit
@@ -20,6 +20,7 @@ from scglmm.engine.layout import NODE_A, NODE_E, NODE_Y, Data
 from scglmm.engine.responses import Responses
 from scglmm.engine.structure import analyse
 from scglmm.formula import Design, build_design, parse_formula
+from scglmm.formula.columns import in_memory
 from scglmm.inference.frame import Frame, frame_from_strata, make_frame, strata_of
 from scglmm.inference.gene import NOT_CONVERGED, fit_gene
 from scglmm.inference.separation import separating_direction
@@ -71,11 +72,7 @@ class Cells:
 
     def counts(self, gene: int) -> np.ndarray:
         """Read the counts (n,) of the gene at a position in `adata.var`."""
-        matrix, column = self.source.matrix, self.column(gene)
-        if is_in_memory_sparse(matrix):
-            return np.asarray(matrix[:, [column]].todense()).ravel()[self.rows]
-        chunks = [np.asarray(chunk[:, [column]].todense()).ravel() for _, chunk in row_chunks(matrix)]
-        return np.concatenate(chunks)[self.rows]
+        return read_column(self.source.matrix, self.column(gene))[self.rows]
 
 
 def grouping(adata: AnnData, result: StoredResult) -> str | None:
@@ -99,23 +96,24 @@ def fitted_cells(adata: AnnData, result: StoredResult, group: str | None) -> Cel
     if not isinstance(entry, Mapping) or "formula" not in entry:
         msg = f"`adata.uns` has no entry {result.key!r} with the formula, which is needed to look at a gene again."
         raise KeyError(msg)
+    obs = in_memory(adata.obs)
     rows = np.arange(adata.n_obs)
     if group is not None:
         column = grouping(adata, result)
-        if column is None or column not in adata.obs:
+        if column is None or column not in obs:
             msg = f"The column {column!r} of `adata.obs`, by which the cells were grouped, is gone."
             raise KeyError(msg)
-        rows = np.flatnonzero(adata.obs[column].astype(str).map(storable) == group)
+        rows = np.flatnonzero(obs[column].astype(str).map(storable) == group)
         if not rows.size:
             msg = f"No cell of the group {group!r} is left in `adata`."
             raise ValueError(msg)
     params = entry.get("params", {})
     source = find_counts(adata, params.get("layer"), bool(params.get("use_raw", False)))
-    design = build_design(parse_formula(str(entry["formula"])), adata.obs.iloc[rows], na_action="drop")
+    design = build_design(parse_formula(str(entry["formula"])), obs.iloc[rows], na_action="drop")
     rows = rows[design.kept]
     offset = design.offset
     if offset is None:
-        offset = np.log(_totals(source.matrix)[rows])
+        offset = np.log(cell_totals(source.matrix)[rows])
     return Cells(rows, design, offset, source, str(entry.get("method", "reml")), _model(entry))
 
 
@@ -125,11 +123,6 @@ def _model(entry: Mapping[str, Any]) -> str:
     if entry.get("ziformula") is not None:
         family += f" with ziformula={str(entry['ziformula'])!r}"
     return family + (f" with n_quad={int(entry['n_quad'])}" if int(entry.get("n_quad", 1)) > 1 else "")
-
-
-def _totals(matrix: Any) -> np.ndarray:
-    chunks = [matrix] if is_in_memory_sparse(matrix) else (chunk for _, chunk in row_chunks(matrix))
-    return np.concatenate([np.asarray(chunk.sum(axis=1), dtype=np.float64).ravel() for chunk in chunks])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scglmm.formula import build_design, parse_formula
+from scglmm.formula import build_design, formula_columns, parse_formula
+from scglmm.formula.columns import in_memory
 from scglmm.inference.advice import Advice, Layout, advise
 from scglmm.inference.frame import make_frame, strata_of
 
@@ -73,7 +74,9 @@ def check_design(
     if obs is None:
         msg = f"The first argument must be an AnnData or its obs, not {type(adata).__name__}."
         raise TypeError(msg)
-    design = build_design(parse_formula(formula), obs, na_action=na_action)
+    parsed = parse_formula(formula)
+    obs = in_memory(obs, formula_columns(parsed))
+    design = build_design(parsed, obs, na_action=na_action)
     stratum, first = strata_of(design)
     frame = make_frame(design, first, np.bincount(stratum, minlength=first.size))
     layout = Layout(design, obs, frame, first)

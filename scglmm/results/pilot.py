@@ -9,6 +9,8 @@ import pandas as pd
 from anndata import AnnData
 from scanpy import logging as logg
 
+from scglmm.formula.columns import in_memory
+
 from .names import near_first
 from .read import has_inflation, read_result
 
@@ -66,7 +68,7 @@ def gene_parameters(
             "of var_donor=..., for instance the median of the others."
         )
     if donor in adata.obs and group is None:
-        cells = adata.obs[donor].value_counts()
+        cells = in_memory(adata.obs, [donor])[donor].value_counts()
         cells = cells[cells > 0]
         table["cells_cv"] = float(cells.std(ddof=1) / cells.mean()) if len(cells) > 1 else 0.0
     return table.rename_axis("gene")

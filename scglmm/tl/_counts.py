@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scglmm.compression.counts import NotCountsError, Summary, canonical, looks_like_counts, summarise_groups
+from scglmm.compression.tables import accumulate_and_check
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from anndata import AnnData
+
+    from scglmm.compression.tables import Part, Tables
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,19 @@ def _source(matrix: Any, name: str, columns: np.ndarray, genes: pd.Index) -> Sou
     return Source(canonical(matrix), name, columns, genes)
 
 
-def check_counts(adata: AnnData, source: Source, group: np.ndarray, n_groups: int) -> list[Summary]:
-    """Check that the matrix holds counts, and sum the cells of every group.
+def check_counts(
+    adata: AnnData, source: Source, group: np.ndarray, n_groups: int, parts: Sequence[Part] = (), n_jobs: int = 1
+) -> tuple[list[Summary], list[Tables]]:
+    """Check that the matrix holds counts, and sum the cells of every group, in one pass.
 
     Parameters
     ----------
     group
         (n_obs,) group of every cell, 0 to `n_groups` - 1; -1 for cells that are not used.
+    parts
+        Cells whose counts are to be summed onto nodes in the same pass.
+    n_jobs
+        Threads.
 
     Raises
     ------
@@ -110,7 +121,9 @@ def check_counts(adata: AnnData, source: Source, group: np.ndarray, n_groups: in
         It does not; the message names what does look like counts.
     """
     try:
-        return summarise_groups(source.matrix, group, n_groups)
+        if parts:
+            return accumulate_and_check(source.matrix, parts, group, n_groups, n_jobs)
+        return summarise_groups(source.matrix, group, n_groups), []
     except NotCountsError as error:
         where = f"gene {str(source.genes[error.column])!r}, cell {str(adata.obs_names[error.row])!r}"
         advice = _advice(adata, source.name, "fractional" in error.what)

@@ -10,7 +10,8 @@ import pandas as pd
 from scanpy import logging as logg
 
 from scglmm.compression.nodes import Nodes, make_nodes
-from scglmm.formula import Design, build_design, parse_formula
+from scglmm.formula import Design, build_design, formula_columns, parse_formula
+from scglmm.formula.columns import in_memory
 from scglmm.inference.frame import Frame, make_frame, strata_of
 from scglmm.inference.gene import NOT_CONVERGED
 from scglmm.inference.genes import Options, fit_genes
@@ -24,8 +25,8 @@ from scglmm.results.writable import writable
 from scglmm.results.write import assign, check_target, own
 
 from ._counts import Source, check_counts, find_counts
-from ._nbmm import TABLE_BYTES
 from ._prepare import singularity, tolerance
+from ._reading import TABLE_BYTES
 from ._table import TOO_FEW_COUNTS
 from ._workers import effective_jobs, progress_bar
 
@@ -194,18 +195,20 @@ class _Models:
         if parsed.response is not None:
             msg = f"The formula {reduced!r} has a left side ({parsed.response!r}): start it with '~'."
             raise ValueError(msg)
-        self.full = build_design(parse_formula(formula), adata.obs, na_action="drop")
+        full = parse_formula(formula)
+        obs = in_memory(adata.obs, [*formula_columns(full), *formula_columns(parsed)])
+        self.full = build_design(full, obs, na_action="drop")
         if int(self.full.kept.sum()) != int(entry["n_cells"]):
             msg = (
                 f"`adata` has {int(self.full.kept.sum())} cells with all columns of {formula!r}, but the result "
                 f"{result.key!r} was fitted to {int(entry['n_cells'])}: run `scglmm.tl.nbmm` again."
             )
             raise ValueError(msg)
-        smaller = build_design(parsed, adata.obs[self.full.kept])
+        smaller = build_design(parsed, obs[self.full.kept])
         self.comparison = compare(self.full, smaller)
         params = entry["params"]
         self.source = find_counts(adata, params["layer"], bool(params["use_raw"]))
-        (summary,) = check_counts(adata, self.source, np.where(self.full.kept, 0, -1), 1)
+        (summary,), _ = check_counts(adata, self.source, np.where(self.full.kept, 0, -1), 1)
         offset = self._offset(summary, entry, result.key)
         if smaller.offset is not None and not np.allclose(smaller.offset, offset, rtol=1e-9, atol=1e-9):
             msg = (

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-TABLE_BYTES = 256 * 2**20  # memory for the tables of a block of genes
-
 
 def nbmm(
     adata: AnnData,
@@ -47,6 +45,7 @@ def nbmm(
     na_action: str = "raise",
     varpart_method: str = "trigamma",
     n_jobs: int | None = None,
+    max_memory: float | str | None = None,
     key_added: str = "nbmm",
     copy: bool = False,
 ) -> AnnData | None:
@@ -60,7 +59,7 @@ def nbmm(
     Parameters
     ----------
     adata
-        Raw counts with one row of `obs` per cell.
+        Raw counts with one row of `obs` per cell: in memory, backed, lazily read, with sparse, dense or dask matrices.
     formula
         lme4's grammar without a left side: ``"~ offset(log(libSize)) + Dx + Age + (1|SubID)"``. Random terms `(1|g)`,
         `(x|g)`, `(x||g)`, `(0+x|g)`, `(1|a/b)`, `(1|a:b)`; fixed part by formulaic. Without `offset()` the log of each
@@ -105,6 +104,11 @@ def nbmm(
         Definition of the distribution-specific variance, see :func:`scglmm.tl.varpart`.
     n_jobs
         Workers; `scanpy.settings.n_jobs` by default. Threads, unless `joblib.parallel_config` says otherwise.
+    max_memory
+        Memory to take beside the data: bytes, or text such as ``"2GB"``; by default a quarter of what is free. Where
+        the tables of all genes fit, counts that are not in memory are read once (twice without `offset()`, for the
+        cells' total counts); otherwise once for sums and once for every block of genes (columns on disk once by all
+        blocks). What is read at a time never depends on the number of cells. See docs/large_data.md.
     key_added
         Prefix of what is written.
     copy
@@ -171,19 +175,20 @@ def nbmm(
     """
     options = RunOptions(
         *(layer, use_raw, groupby, padj_across, min_donors, method, min_cells, na_action, varpart_method, moderate),
-        *(family, ziformula, n_quad),
+        *(family, ziformula, n_quad, max_memory),
     )
     check_arguments(adata, formula, options, n_jobs, copy)
     if copy:
         adata = adata.copy()
     check_target(adata, key_added)
-    run = prepare_run(adata, formula, options, mask_var)
+    n_jobs = effective_jobs(n_jobs)
+    run = prepare_run(adata, formula, options, mask_var, n_jobs=n_jobs, ahead=True)
     check_moderation(run, options)
-    _advise(run, adata.obs)
+    _advise(run, run.obs)
     nodes = run.place_nodes()
     start = logg.info(_announce(formula, run, nodes))
     how = Options(method=method, moderate=moderate, family=family, n_quad=int(n_quad))
-    fits = _fit(run, nodes, how, effective_jobs(n_jobs))
+    fits = _fit(run, nodes, how, n_jobs)
     tables = make_tables(adata.var_names, run, fits, options)
     info = describe_run(formula, options, run, nodes, tables)
     info["moderation"] = describe_moderation(run, fits)
@@ -218,14 +223,15 @@ def _announce(formula: str, run: Run, nodes: list[Nodes]) -> str:
 
 
 def _fit(run: Run, nodes: list[Nodes], how: Options, n_jobs: int) -> list[GeneFits]:
+    matrix, max_bytes = run.counts(nodes)
     with progress_bar(run.n_fits) as bar:
         return fit_parts(
-            run.source.matrix,
+            matrix,
             run.parts(nodes),
             [group.frame for group in run.fitted],
             how,
             n_jobs=n_jobs,
-            max_bytes=TABLE_BYTES,
+            max_bytes=max_bytes,
             progress=bar.update,
             inflations=[group.inflation for group in run.fitted],
         )

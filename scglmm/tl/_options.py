@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 
 from scglmm.formula import Design, Formula, parse_formula, parse_inflation
+from scglmm.formula.columns import in_memory
 from scglmm.inference.varpart import METHODS as VARPART_METHODS
 from scglmm.results.names import near_first
+
+from ._memory import parse_memory
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,6 +42,7 @@ class RunOptions:
     family: str = "nbinom2"
     ziformula: str | None = None
     n_quad: int = 1
+    max_memory: float | str | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -84,6 +88,7 @@ def check_arguments(adata: Any, formula: Any, options: RunOptions, n_jobs: int |
             msg = f"{name}={value!r} is not one of {', '.join(map(repr, valid))}."
             raise ValueError(msg)
     _check_inflation_and_quadrature(options)
+    parse_memory(options.max_memory)
     for name, value in (("min_cells", options.min_cells), ("min_donors", options.min_donors)):
         if not isinstance(value, int | np.integer) or value < 0:
             msg = f"{name} must be a whole number, 0 or more, not {value!r}."
@@ -172,12 +177,13 @@ def selected_genes(adata: AnnData, mask_var: Any) -> np.ndarray:
         return np.ones(adata.n_vars, bool)
     name = "mask_var"
     if isinstance(mask_var, str):
-        if mask_var not in adata.var:
-            listed = near_first(mask_var, adata.var.columns) or "(none)"
+        var = in_memory(adata.var)
+        if mask_var not in var:
+            listed = near_first(mask_var, var.columns) or "(none)"
             msg = f"mask_var={mask_var!r} is not a column of `adata.var`; the columns are {listed}."
             raise KeyError(msg)
         name = f"adata.var[{mask_var!r}]"
-        mask_var = adata.var[mask_var]
+        mask_var = var[mask_var]
     column = pd.Series(np.asarray(mask_var) if not hasattr(mask_var, "dtype") else mask_var)
     if column.isna().any():
         msg = f"{name} is missing (NaN) for {column.isna().sum()} genes: fill them in with True or False."

@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 
 from scglmm.compression.nodes import Nodes
-from scglmm.compression.tables import Part, accumulate_parts, gene_blocks, gene_bytes
+from scglmm.compression.prepared import Prepared
+from scglmm.compression.tables import Part, accumulate_parts, gene_bytes
 from scglmm.inference.genes import Options, fit_parts
 
-from . import _nbmm
 from ._groups import spell_levels
 from ._info import merged_factors
 from ._options import RunOptions, check_arguments
-from ._prepare import Run, prepare_run
+from ._prepare import Run, prepare_run, singularity
+from ._reading import fixed_bytes, may_be_ahead, n_passes, parts_ahead
 from ._workers import effective_jobs
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class Plan:
         Expected time of the run, None without a trial.
     memory
         Expected memory beside the data, in bytes.
+    passes
+        How often the counts are read; in memory, where that costs little, too.
+    blocks
+        Blocks of genes whose tables are made at once.
     """
 
     terms: pd.DataFrame
@@ -54,6 +59,8 @@ class Plan:
     n_fits: int
     seconds: float | None
     memory: int
+    passes: int
+    blocks: int
 
 
 def plan_run(
@@ -80,13 +87,35 @@ def plan_run(
         As :func:`scglmm.tl.nbmm`.
     """
     check_arguments(adata, formula, options, n_jobs, copy=False)
-    run = prepare_run(adata, formula, options, mask_var)
+    n_jobs = effective_jobs(n_jobs)
+    run = prepare_run(adata, formula, options, mask_var, n_jobs=n_jobs)
     nodes = run.place_nodes()
     parts = run.parts(nodes)
+    passes, blocks, tables = _reading(run, parts)
     seconds = None
     if trial > 0 and run.n_fits:
-        seconds = _expected_seconds(run, parts, options, effective_jobs(n_jobs), trial)
-    return Plan(_terms(run), _groups(run, nodes), run.positions.size, run.n_fits, seconds, _memory(run, parts))
+        seconds = _expected_seconds(run, parts, options, n_jobs, trial, passes)
+    fixed = fixed_bytes(run.fitted, [part.genes.size for part in parts], run.source.matrix.shape)
+    memory = fixed + tables + (0 if run.budget.in_memory else run.budget.reading)
+    return Plan(_terms(run), _groups(run, nodes), run.positions.size, run.n_fits, seconds, memory, passes, blocks)
+
+
+def _reading(run: Run, parts: list[Part]) -> tuple[int, int, int]:
+    """Find how often the counts are read, in how many blocks of genes, and the memory of the tables."""
+    budget, genes = run.budget, run.source.columns[run.positions]
+    if may_be_ahead(budget, run.fitted, genes.size):
+        kinds = [singularity(run.family, group.inflation is not None) for group in run.fitted]
+        ahead = parts_ahead(budget, run.fitted, run.offsets, genes, kinds)
+        if ahead is not None:
+            size = _table_bytes(ahead)
+            return (1 if run.fitted[0].design.offset is not None else 2), 1, size + min(budget.taken, size)
+    budget.check(parts, run.source.name)
+    n_blocks, passes = n_passes(run.source.matrix, parts, budget.block)
+    return 1 + passes, n_blocks, min(budget.block, _table_bytes(parts))
+
+
+def _table_bytes(parts: list[Part]) -> int:
+    return sum(part.genes.size * gene_bytes(part.nodes, part.presence) for part in parts)
 
 
 def _terms(run: Run) -> pd.DataFrame:
@@ -155,7 +184,7 @@ def _groups(run: Run, nodes: list[Nodes]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _expected_seconds(run: Run, parts: list[Part], options: RunOptions, n_jobs: int, trial: int) -> float:
+def _expected_seconds(run: Run, parts: list[Part], options: RunOptions, n_jobs: int, trial: int, passes: int) -> float:
     """Time some fits on one thread, and the passes over the counts, and scale both up."""
     pairs = [(k, j) for k, part in enumerate(parts) for j in range(part.genes.size)]
     totals = np.concatenate(
@@ -172,32 +201,24 @@ def _expected_seconds(run: Run, parts: list[Part], options: RunOptions, n_jobs: 
     few, frames = [few[k] for k in used], [run.fitted[k].frame for k in used]
     inflations = [run.fitted[k].inflation for k in used]
     how = Options(method=options.method, family=options.family, n_quad=int(options.n_quad))
+    begin = time.perf_counter()
+    tables = accumulate_parts(run.source.matrix, few, n_jobs)
+    one_pass = time.perf_counter() - begin
+    # fitted from these tables: the counts are not read again
+    grids = [part.nodes for part in few]
+    matrix = Prepared(run.source.matrix, grids, [nodes.grid for nodes in grids], tables)
 
     def fit(parts: list[Part]) -> float:
         """Seconds of the processor, whatever else the machine is doing."""
         begin = time.process_time()
-        fit_parts(run.source.matrix, parts, frames, how, n_jobs=1, max_bytes=np.inf, inflations=inflations)
+        fit_parts(matrix, parts, frames, how, n_jobs=1, max_bytes=np.inf, inflations=inflations)
         return time.process_time() - begin
 
     one_each = [replace(part, genes=part.genes[:1]) for part in few]
     fit(one_each)  # compiles
-    begin = time.perf_counter()
-    accumulate_parts(run.source.matrix, few)
-    one_pass = time.perf_counter() - begin
     # what every group costs once is in both
     once, all_few = fit(one_each), fit(few)
     more = chosen.size - len(few)
     each = max((all_few - once) / more, 1e-4) if more else all_few / chosen.size
-    once = max(0.0, once - one_pass - len(few) * each)
-    return once + len(gene_blocks(parts, _nbmm.TABLE_BYTES)) * one_pass + run.n_fits * each / n_jobs
-
-
-def _memory(run: Run, parts: list[Part]) -> int:
-    """Add up the arrays that a run holds at once."""
-    tables = min(_nbmm.TABLE_BYTES, sum(part.genes.size * gene_bytes(part.nodes, part.presence) for part in parts))
-    cells = sum(group.design.X.nbytes + 6 * 8 * part.rows.size for group, part in zip(run.fitted, parts, strict=True))
-    sums = 2 * 8 * len(run.fitted) * run.source.matrix.shape[1]
-    # estimates and their covariances, once as fits and once as tables
-    p = max(len(group.design.columns) for group in run.fitted)
-    results = 2 * 8 * run.n_fits * (6 * p + p * p + 20) + 2_000 * run.n_fits
-    return int(tables + cells + sums + results)
+    once = max(0.0, once - len(few) * each)
+    return once + passes * one_pass + run.n_fits * each / n_jobs

@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scanpy import logging as logg
 
+from scglmm.compression.chunks import cell_totals, storage
 from scglmm.compression.nodes import ZERO_INFLATED, Nodes, make_nodes
 from scglmm.compression.tables import Part
+from scglmm.formula import Formula, formula_columns
+from scglmm.formula.columns import in_memory
 
 from ._counts import Source, check_counts, find_counts
 from ._groups import Group, check_some_fitted, prepare_groups
 from ._info import check_names
+from ._memory import memory_budget, spell_bytes
 from ._options import RunOptions, check_quadrature, genes_in_matrix, parse_right_side, selected_genes
+from ._reading import Ahead, Budget, make_budget, may_be_ahead, n_passes, parts_ahead
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from scglmm.compression.counts import Summary
@@ -46,6 +52,12 @@ class Run:
         genes it fits.
     offset_name
         What the offset is.
+    obs
+        The columns of `adata.obs` that are used, in memory.
+    budget
+        Memory of the run.
+    ahead
+        Tables of all genes, where they could be made in the pass that checked the counts.
     family
         `"nbinom2"` or `"poisson"`.
     """
@@ -58,6 +70,9 @@ class Run:
     offsets: list[np.ndarray]
     testable: list[np.ndarray]
     offset_name: str
+    obs: pd.DataFrame
+    budget: Budget
+    ahead: Ahead | None = None
     family: str = "nbinom2"
 
     @property
@@ -77,6 +92,22 @@ class Run:
             for group, offset, summary in zip(self.fitted, self.offsets, self.summaries, strict=True)
         ]
 
+    def counts(self, nodes: list[Nodes]) -> tuple[Any, int]:
+        """Give the counts as `scglmm.inference.genes.fit_parts` takes them, and the memory for a block of genes."""
+        if self.ahead is not None:
+            return self.ahead.matrix(self.source.matrix, nodes), self.budget.taken
+        parts = self.parts(nodes)
+        self.budget.check(parts, self.source.name)
+        if not self.budget.in_memory:
+            n_blocks, passes = n_passes(self.source.matrix, parts, self.budget.block)
+            again = "another pass" if passes == 1 else f"{passes} more passes"
+            blocks = "one block" if n_blocks == 1 else f"{n_blocks} blocks"
+            logg.info(
+                f"reading {self.source.name} again: {again} for {blocks} of genes, "
+                f"with tables of at most {spell_bytes(self.budget.block)} (max_memory)"
+            )
+        return self.source.matrix, self.budget.block
+
     def parts(self, nodes: list[Nodes]) -> list[Part]:
         """Cells and columns of the matrix that every group fits."""
         return [
@@ -85,26 +116,40 @@ class Run:
         ]
 
 
-def prepare_run(adata: AnnData, formula: str, options: RunOptions, mask_var: Any) -> Run:
-    """Check the data and the formula against each other; the counts are read once.
+def prepare_run(
+    adata: AnnData, formula: str, options: RunOptions, mask_var: Any, *, n_jobs: int = 1, ahead: bool = False
+) -> Run:
+    """Check the data and the formula against each other.
+
+    Parameters
+    ----------
+    adata, formula, options, mask_var
+        As for :func:`scglmm.tl.nbmm`.
+    n_jobs
+        Threads.
+    ahead
+        Whether the run follows, so that counts which are not in memory are summed in the pass that checks them.
 
     Raises
     ------
     KeyError, TypeError, ValueError
         As :func:`scglmm.tl.nbmm`.
     """
+    allowed = memory_budget(options.max_memory)
     parsed = parse_right_side(formula)
-    groups = prepare_groups(
-        parsed, adata.obs, options.groupby, options.na_action, options.min_donors, options.inflation
-    )
+    obs = needed_obs(adata, parsed, options)
+    groups = prepare_groups(parsed, obs, options.groupby, options.na_action, options.min_donors, options.inflation)
     selected = selected_genes(adata, mask_var)
     source = find_counts(adata, options.layer, options.use_raw)
     positions = np.flatnonzero(genes_in_matrix(selected, source))
     fitted = [group for group in groups if not group.reason]
     check_quadrature(fitted[0].design, options.n_quad)
     check_names(fitted)
-    summaries = _sum_counts(adata, source, fitted)
-    offsets, offset_name = _offsets(adata, fitted, summaries, source)
+    genes = np.sort(source.columns[positions])
+    budget = make_budget(allowed, source, fitted, positions.size)
+    summaries, offsets, offset_name, tables = _read(
+        adata, source, fitted, genes, budget, n_jobs=n_jobs, family=options.family, ahead=ahead
+    )
     least = max(1, options.min_cells)
     testable = [summary.gene_cells[source.columns[positions]] >= least for summary in summaries]
     if options.groupby is not None:
@@ -116,24 +161,77 @@ def prepare_run(adata: AnnData, formula: str, options: RunOptions, mask_var: Any
         fitted, summaries, offsets, testable = (
             [each[k] for k in kept] for each in (fitted, summaries, offsets, testable)
         )
-    return Run(groups, fitted, source, positions, summaries, offsets, testable, offset_name, options.family)
+        if tables is not None:
+            tables = Ahead(*([each[k] for k in kept] for each in (tables.nodes, tables.tables)))
+    return Run(
+        *(groups, fitted, source, positions, summaries, offsets, testable, offset_name),
+        *(obs, budget, tables, options.family),
+    )
 
 
-def _sum_counts(adata: AnnData, source: Source, groups: list[Group]) -> list[Summary]:
-    """Check the counts of all groups, and sum each group."""
+def needed_obs(adata: AnnData, parsed: Formula, options: RunOptions) -> pd.DataFrame:
+    """Columns of `adata.obs` that a run uses; all of them where they are in memory anyway."""
+    columns = [*formula_columns(parsed), *([] if options.inflation is None else formula_columns(options.inflation))]
+    return in_memory(adata.obs, columns + ([options.groupby] if isinstance(options.groupby, str) else []))
+
+
+def _read(
+    adata: AnnData,
+    source: Source,
+    groups: list[Group],
+    genes: np.ndarray,
+    budget: Budget,
+    *,
+    n_jobs: int,
+    family: str,
+    ahead: bool,
+) -> tuple[list[Summary], list[np.ndarray], str, Ahead | None]:
+    """Check and sum the counts, find the offsets, and make the tables of all genes where that saves a pass."""
     label = np.full(adata.n_obs, -1, np.int64)
     for k, group in enumerate(groups):
         label[group.used] = k
-    return check_counts(adata, source, label, len(groups))
+    where = f"reading {source.name} ({storage(source.matrix)})"
+    if ahead and may_be_ahead(budget, groups, genes.size):
+        first = ""
+        offsets, name = _given_offsets(groups)
+        if offsets is None:
+            logg.info(f"{where}: a pass for the total counts of the cells")
+            totals = cell_totals(source.matrix)
+            first = "again, "
+            if all((np.isfinite(totals[group.used]) & (totals[group.used] >= 0)).all() for group in groups):
+                offsets, name = _total_offsets(adata, groups, totals, source)
+        if offsets is not None:
+            kinds = [singularity(family, group.inflation is not None) for group in groups]
+            parts = parts_ahead(budget, groups, offsets, genes, kinds)
+            if parts is not None:
+                logg.info(
+                    f"{where}: {first}one pass for checks, sums and the tables of all genes "
+                    f"(at most {spell_bytes(budget.ahead)} of max_memory={spell_bytes(budget.allowed)})"
+                )
+                summaries, tables = check_counts(adata, source, label, len(groups), parts, n_jobs)
+                return summaries, offsets, name, Ahead([part.nodes for part in parts], tables)
+    if not budget.in_memory:
+        logg.info(f"{where}: a pass for checks and sums")
+    summaries, _ = check_counts(adata, source, label, len(groups))
+    offsets, name = _given_offsets(groups)
+    if offsets is None:
+        offsets, name = _total_offsets(adata, groups, summaries[0].cell_total, source)
+    return summaries, offsets, name, None
 
 
-def _offsets(
-    adata: AnnData, groups: list[Group], summaries: list[Summary], source: Source
+def _given_offsets(groups: list[Group]) -> tuple[list[np.ndarray] | None, str]:
+    """Offsets of the cells that are used in every group (natural log), and what they are; None without any."""
+    design = groups[0].design
+    if design.offset is None:
+        return None, ""
+    return [group.design.offset for group in groups], " + ".join(design.formula.offsets)
+
+
+def _total_offsets(
+    adata: AnnData, groups: list[Group], cell_total: np.ndarray, source: Source
 ) -> tuple[list[np.ndarray], str]:
-    """Offsets of the cells that are used in every group (natural log), and what they are."""
-    if groups[0].design.offset is not None:
-        return [group.design.offset for group in groups], " + ".join(groups[0].design.formula.offsets)
-    totals = [summary.cell_total[group.used] for group, summary in zip(groups, summaries, strict=True)]
+    """Log of the total counts of the cells, for want of other offsets."""
+    totals = [cell_total[group.used] for group in groups]
     empty = sum(int((total <= 0).sum()) for total in totals)
     if empty:
         msg = (
@@ -151,7 +249,7 @@ def _offsets(
             else ("give the library size of the full data as an obs column: `offset(log(column))`")
         )
         msg = f"The offset is the total count over only {n_genes} genes, which is hardly a library size: {advice}."
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warnings.warn(msg, UserWarning, stacklevel=5)
     return [np.log(total) for total in totals], "log(total count)"
 
 

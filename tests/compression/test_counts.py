@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scglmm.compression import counts
+from scglmm.compression import chunks
+from scglmm.compression.chunks import is_in_memory_sparse
 from scglmm.compression.counts import (
     NotCountsError,
     canonical,
-    is_in_memory_sparse,
     looks_like_counts,
     numbers,
-    row_chunks,
     summarise,
     summarise_groups,
 )
@@ -31,7 +30,7 @@ class Lazy:
     """A matrix that is read in slices of rows and computed, as dask's are."""
 
     def __init__(self, values: np.ndarray) -> None:
-        self.values, self.shape = values, values.shape
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
 
     def __getitem__(self, rows: slice) -> Lazy:
         return Lazy(self.values[rows])
@@ -68,22 +67,9 @@ def test_sums(form, dtype):
 
 @pytest.mark.parametrize("wrap", [np.asarray, Lazy, Backed])
 def test_sums_over_row_chunks(wrap, monkeypatch):
-    monkeypatch.setattr(counts, "CHUNK_VALUES", 50)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 400)
     dense, used = example(), np.arange(30) > 12
     check(summarise(wrap(dense), used), dense, used)
-
-
-def test_row_chunks_cover_the_rows_once(monkeypatch):
-    monkeypatch.setattr(counts, "CHUNK_VALUES", 20)
-    dense = example()
-    parts = list(row_chunks(dense))
-    assert [first for first, _ in parts] == list(range(0, 30, 2))
-    assert (np.vstack([chunk.toarray() for _, chunk in parts]) == dense).all()
-
-
-def test_a_row_wider_than_a_chunk_is_read_alone(monkeypatch):
-    monkeypatch.setattr(counts, "CHUNK_VALUES", 3)
-    assert [chunk.shape for _, chunk in row_chunks(example())] == [(1, 8)] * 30
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -113,7 +99,7 @@ def test_what_is_not_counts(form, bad, message):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_groups_are_summed_in_one_pass(form, monkeypatch):
-    monkeypatch.setattr(counts, "CHUNK_VALUES", 16)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 128)
     dense = example()
     label = np.arange(30) % 4 - 1
     found = summarise_groups(canonical(FORMS[form](dense)), label, 3)
@@ -123,7 +109,7 @@ def test_groups_are_summed_in_one_pass(form, monkeypatch):
 
 @pytest.mark.parametrize("bad", [np.nan, 0.5])
 def test_the_place_is_that_in_the_whole_matrix(bad, monkeypatch):
-    monkeypatch.setattr(counts, "CHUNK_VALUES", 16)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 128)
     dense = example()
     dense[17, 5] = bad
     with pytest.raises(NotCountsError) as caught:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scglmm.compression import counts, tables
+from scglmm.compression import chunks, tables
 from scglmm.compression.counts import canonical
 from scglmm.compression.nodes import Nodes, lagrange_basis, make_nodes
 from scglmm.compression.tables import (
@@ -121,7 +121,7 @@ def test_same_bits_from_any_storage_and_number_of_threads(example, form, n_jobs)
 @pytest.mark.parametrize(("rows", "n_jobs"), [(1, 1), (37, 1), (150, 1), (150, 2)])
 def test_same_bits_from_chunks_of_any_size(example, form, rows, n_jobs, monkeypatch):
     dense, nodes, table = example
-    monkeypatch.setattr(counts, "CHUNK_VALUES", rows * N_GENES)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 8 * rows * N_GENES)
     monkeypatch.setattr(tables, "CSC_CELLS", rows)
     monkeypatch.setattr(tables, "SEARCHED", rows)
     assert_same(accumulate(FORMS[form](dense), np.arange(N_CELLS), nodes, np.arange(N_GENES), n_jobs), table)
@@ -154,7 +154,7 @@ def test_chunks_in_which_no_row_is_used(n_jobs, monkeypatch):
     dense, nodes = cells()
     whole = np.vstack([np.full((100, N_GENES), 7.0), dense[:150], np.full((90, N_GENES), 300.0), dense[150:]])
     rows = np.concatenate([np.arange(100, 250), np.arange(340, 590)])
-    monkeypatch.setattr(counts, "CHUNK_VALUES", 30 * N_GENES)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 8 * 30 * N_GENES)
     expected = accumulate(sp.csr_array(dense), np.arange(N_CELLS), nodes, np.arange(N_GENES))
     assert_same(accumulate(whole, rows, nodes, np.arange(N_GENES), n_jobs), expected)
 

@@ -1,0 +1,179 @@
+"""How often the counts are read, and what may be held of them: decided by the storage and the memory allowed.
+
+In memory, counts are looked at once for checks and sums, and once for the tables of every block of genes. Elsewhere a
+pass over them is dear. Where the tables of all genes fit into the memory allowed, one pass gives checks, sums and
+tables (`scglmm.compression.prepared`); it needs the offsets of the cells, and where these are the cells' total counts,
+a pass before it adds them up. Where they do not fit, the first pass gives sums, and every block of genes takes another
+(columns on disk are read once by all blocks together).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scglmm.compression import chunks
+from scglmm.compression.chunks import is_dask, is_in_memory_sparse, is_stored_sparse
+from scglmm.compression.nodes import Nodes, make_nodes
+from scglmm.compression.prepared import Prepared
+from scglmm.compression.tables import Part, Tables, gene_blocks, gene_bytes
+
+from ._memory import spell_bytes
+
+if TYPE_CHECKING:
+    from ._counts import Source
+    from ._groups import Group
+
+FINEST = 1e-14  # relative error of nodes that suit any counts
+TABLE_BYTES = 256 * 2**20  # tables of a block of genes that need no pass of their own: more would gain nothing
+COPIES = 6  # of a piece of the matrix while it is added, and the next one read
+DASK_COPIES = 8  # of a table while the workers of a dask cluster add up
+LEAST_NODES = 8  # of a stratum with many cells, for a first guess
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Tables of all genes, made before the model's nodes were known.
+
+    Attributes
+    ----------
+    nodes
+        Of every group.
+    tables
+        Of every group.
+    """
+
+    nodes: list[Nodes]
+    tables: list[Tables]
+
+    def matrix(self, matrix: Any, nodes: Sequence[Nodes]) -> Prepared:
+        """Give what takes the place of the matrix in `scglmm.compression.tables.accumulate_parts`."""
+        return Prepared(matrix, list(nodes), [each.grid for each in self.nodes], self.tables)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory of a run.
+
+    Attributes
+    ----------
+    allowed
+        Bytes beside the data.
+    fixed
+        Of which cells, their designs and the results take so many, whatever is done.
+    in_memory
+        Whether the counts are sparse in memory.
+    dask
+        Whether they are a dask array.
+    """
+
+    allowed: int
+    fixed: int
+    in_memory: bool
+    dask: bool = False
+
+    @property
+    def tables(self) -> int:
+        """Bytes for tables."""
+        left = self.allowed - self.fixed
+        if self.dask:
+            return left // DASK_COPIES
+        return left - (0 if self.in_memory else self.reading)
+
+    @property
+    def reading(self) -> int:
+        """Bytes for the piece of the matrix that is read."""
+        return COPIES * chunks.CHUNK_BYTES
+
+    @property
+    def block(self) -> int:
+        """Bytes for the tables of a block of genes that are read on their own."""
+        return min(self.tables, TABLE_BYTES) if self.in_memory else self.tables
+
+    @property
+    def ahead(self) -> int:
+        """Bytes for tables of all genes, from which blocks are taken."""
+        return self.tables * 3 // 4
+
+    @property
+    def taken(self) -> int:
+        """Bytes for the tables of a block that is taken from those."""
+        return min(self.tables // 4, TABLE_BYTES)
+
+    def check(self, parts: Sequence[Part], name: str) -> None:
+        """Check that at least one gene fits.
+
+        Raises
+        ------
+        ValueError
+            It does not.
+        """
+        if self.in_memory or not parts:
+            return
+        gene = sum(gene_bytes(part.nodes, part.presence) for part in parts)
+        if self.tables < gene:
+            needed = self.allowed - self.tables + gene if not self.dask else self.fixed + DASK_COPIES * gene
+            msg = (
+                f"max_memory of {spell_bytes(self.allowed)} is too little to read {name} piece by piece: "
+                f"{spell_bytes(self.fixed)} for the cells and the results, {spell_bytes(gene)} for the tables of one "
+                f"gene. At least {spell_bytes(needed)} are needed; with more, the counts are read fewer times."
+            )
+            raise ValueError(msg)
+
+
+def make_budget(allowed: int, source: Source, groups: Sequence[Group], n_genes: int) -> Budget:
+    """Share the memory out."""
+    matrix = source.matrix
+    fixed = fixed_bytes(groups, [n_genes] * len(groups), matrix.shape)
+    if is_stored_sparse(matrix):
+        fixed += 8 * matrix.shape[0 if matrix.format == "csr" else 1]  # where every row begins
+    return Budget(allowed, fixed, is_in_memory_sparse(matrix), is_dask(matrix))
+
+
+def fixed_bytes(groups: Sequence[Group], n_genes: Sequence[int], shape: tuple[int, int]) -> int:
+    """Memory of a run beside the tables of counts: cells and their designs, sums, and results."""
+    cells = sum(group.design.X.nbytes + 10 * 8 * group.used.size for group in groups) + 2 * 8 * shape[0]
+    sums = 2 * 8 * len(groups) * shape[1]
+    # estimates and their covariances, once as fits and once as tables
+    p = max(len(group.design.columns) for group in groups)
+    results = (2 * 8 * (6 * p + p * p + 20) + 2_000) * sum(n_genes)
+    return int(cells + sums + results)
+
+
+def may_be_ahead(budget: Budget, groups: Sequence[Group], n_genes: int) -> bool:
+    """Whether tables of all genes may fit, before the offsets are known."""
+    if budget.in_memory:
+        return False
+    least = 0
+    for group in groups:
+        cells = np.bincount(group.stratum)
+        if 2 * cells.size > group.stratum.size:  # cells that differ in every way: their tables are the counts
+            return False
+        least += int(np.minimum(cells, LEAST_NODES).sum())
+    return least * 8 * n_genes <= budget.ahead
+
+
+def parts_ahead(
+    budget: Budget,
+    groups: Sequence[Group],
+    offsets: Sequence[np.ndarray],
+    genes: np.ndarray,
+    singularities: list[float],
+) -> list[Part] | None:
+    """Give parts whose tables will do whatever the counts are; None where they do not fit."""
+    parts = []
+    for group, offset, singularity in zip(groups, offsets, singularities, strict=True):
+        nodes = make_nodes(group.stratum, offset, FINEST, singularity=singularity)
+        parts.append(Part(group.used, nodes, genes, group.inflation is not None))
+    size = sum(part.genes.size * gene_bytes(part.nodes, part.presence) for part in parts)
+    return parts if size <= budget.ahead else None
+
+
+def n_passes(matrix: Any, parts: Sequence[Part], max_bytes: float) -> tuple[int, int]:
+    """Count the blocks of genes, and the passes over the counts that they take."""
+    n_blocks = len(gene_blocks(parts, max_bytes))
+    by_columns = is_stored_sparse(matrix) and matrix.format == "csc"
+    return n_blocks, min(n_blocks, 1) if by_columns else n_blocks
