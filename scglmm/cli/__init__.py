@@ -1,7 +1,7 @@
 """The command ``scglmm``: the main job for shells and workflow managers.
 
 Tables go to stdout, progress and messages to stderr. Exit codes: 0, done; 1, the data or the formula are refused or the
-run failed, with one line that says why; 2, the command was not understood.
+run failed, with one line that says why; 2, the command was not understood; 130, Ctrl-C.
 """
 
 from __future__ import annotations

@@ -10,7 +10,10 @@ from collections.abc import Callable
 
 import click
 
-OURS = (ValueError, KeyError, TypeError, OSError)
+from scglmm.inference.tasks import WorkersLostError
+
+OURS = (ValueError, KeyError, TypeError, OSError, WorkersLostError)
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def one_line(error: BaseException) -> str:
@@ -37,7 +40,7 @@ def one_line(error: BaseException) -> str:
 
 
 def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Make a command say what went wrong in one line, and exit with 1."""
+    """Make a command say what went wrong in one line, and exit with 1, or with 130 on Ctrl-C."""
 
     @click.pass_context
     @functools.wraps(command)
@@ -48,6 +51,11 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
                 command(*args, **kwargs)
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
+            except KeyboardInterrupt:
+                folder = kwargs.get("checkpoint")
+                more = "" if folder is None else f" The same command goes on from the checkpoint {str(folder)!r}."
+                click.echo(f"Interrupted: no file was written.{more}", err=True)
+                sys.exit(INTERRUPTED)
             except Exception as error:
                 if (context.obj or {}).get("traceback"):
                     traceback.print_exc()

@@ -12,11 +12,12 @@ import scanpy as sc
 import scglmm
 from scglmm.results import StoredResult, read_result
 from scglmm.results.names import readable, storable
+from scglmm.tl._checkpoint import Checkpoint
 from scglmm.tl._groups import prepare_groups
 from scglmm.tl._options import parse_right_side
 
 from ._errors import reports_errors
-from ._files import check_writable, complete_files, opened, temporary, write_with_result
+from ._files import check_writable, complete_files, opened, temporary, write_with_result, writing
 from ._options import run_options, set_verbosity, text_table
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ STDOUT = "-"
     "--csv",
     help="Table to write: csv, or tsv if the name says so, compressed if it ends with .gz; - for stdout.",
 )
+@click.option(
+    "--checkpoint",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Keep fits in FOLDER as they come in, so that the same command goes on after the process was killed. Removed "
+    "once the results are written.",
+)
 @click.option("--coef", multiple=True, help="Coefficients in the table; all but the intercept by default. Repeatable.")
 @reports_errors
 def nbmm(
@@ -40,6 +48,7 @@ def nbmm(
     formula: str,
     out: Path | None,
     csv: str | None,
+    checkpoint: Path | None,
     coef: tuple[str, ...],
     key_added: str,
     backed: bool,
@@ -63,19 +72,23 @@ def nbmm(
     with opened(h5ad, backed) as adata, complete_files() as pending:
         if coef and csv is not None:
             check_coefficients(adata, formula, coef, key_added, arguments)
-        scglmm.tl.nbmm(adata, formula, key_added=key_added, **arguments)
+        scglmm.tl.nbmm(adata, formula, key_added=key_added, checkpoint=checkpoint, **arguments)
         table = result_table(adata, key_added, coef) if csv is not None else None
         if table_path is not None:
             pending[table_path] = temporary(table_path)
-            write_table(table, pending[table_path], table_path.name)
+            with writing(table_path):
+                write_table(table, pending[table_path], table_path.name)
         if out is not None:
             pending[out] = temporary(out)
-            write_with_result(adata, h5ad, pending[out], key_added)
+            with writing(out):
+                write_with_result(adata, h5ad, pending[out], key_added)
         summary = summarise(adata, key_added)
     if csv == STDOUT:
         click.echo(table.to_csv(index=False), nl=False)
     else:
         click.echo(summary)
+    if checkpoint is not None:
+        Checkpoint(checkpoint).remove()
 
 
 def check_coefficients(

@@ -6,12 +6,14 @@ number of workers or on which other genes are there; moderation, which follows t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
+import joblib
 import numpy as np
-from joblib import Parallel, delayed
 
 from scglmm.compression.nodes import Grid, Nodes
 from scglmm.compression.tables import Part, Tables, accumulate_parts, gene_blocks
@@ -23,7 +25,9 @@ from .frame import Frame
 from .gene import GeneFit, fit_gene
 from .inflation import Inflation
 from .moderation import NO_PRIOR, Moderated, moderate, why_not_moderated
+from .pieces import Piece
 from .prior import Prior
+from .tasks import run_tasks
 
 GENES_PER_TASK = 16
 
@@ -88,6 +92,16 @@ class GeneFits:
         return np.array([getattr(fit, name) for fit in self.fits])
 
 
+class Saved(Protocol):
+    """Fits that are kept elsewhere as they come in, see `scglmm.tl._checkpoint`."""
+
+    def load(self) -> Iterable[Piece]:
+        """Fits of an earlier call."""
+
+    def add(self, piece: Piece) -> None:
+        """Keep some more."""
+
+
 def fit_genes(
     matrix: Any,
     rows: np.ndarray,
@@ -135,38 +149,63 @@ def fit_parts(
     max_bytes: float,
     progress: Callable[[int], object] = lambda n: None,
     inflations: Sequence[Inflation | None] | None = None,
+    saved: Saved | None = None,
 ) -> list[GeneFits]:
     """Fit several sets of cells, each its own model and genes; the matrix is read once for every block of genes.
 
-    The fits of each part are those of `fit_genes` to the last bit. A part with an inflation has `presence`.
+    The fits of each part are those of `fit_genes` to the last bit. A part with an inflation has `presence`. Genes that
+    are in `saved` are not fitted, and not read, again; all others are added to it.
     """
     inflations = [None] * len(parts) if inflations is None else inflations
     models = [_Model(*each, options) for each in zip(parts, frames, inflations, strict=True)]
-    fits: list[list[Any]] = [[None] * part.genes.size for part in parts]
-    donors = [np.zeros(part.genes.size, np.int64) for part in parts]
-    totals = [np.zeros(part.genes.size) for part in parts]
-    with Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator") as parallel:
-        for block in gene_blocks(parts, max_bytes):
-            inside = [np.flatnonzero(np.isin(part.genes, block)) for part in parts]
-            tables = accumulate_parts(
-                matrix, [replace(part, genes=part.genes[at]) for part, at in zip(parts, inside, strict=True)], n_jobs
-            )
-            # in the order of the genes within every part, whatever the other parts are
-            pieces = [
-                (k, begin) for k, table in enumerate(tables) for begin in range(0, table.genes.size, GENES_PER_TASK)
-            ]
-            tasks = (delayed(_fit_task)(*models[k].task(tables[k], begin)) for k, begin in pieces)
-            for (k, begin), (found, counted, summed) in zip(pieces, parallel(tasks), strict=True):
-                for at, gene_fit, n_donors, total in zip(inside[k][begin:], found, counted, summed, strict=False):
-                    fits[k][at] = gene_fit
-                    donors[k][at] = n_donors
-                    totals[k][at] = total
-                progress(len(found))
-            del tables, tasks
+    found = [_Found(part.genes.size) for part in parts]
+    for piece in () if saved is None else saved.load():
+        found[piece.part].add(piece)
+        progress(piece.at.size)
+    left = [np.flatnonzero(~each.known) for each in found]
+    threads = min(n_jobs, joblib.cpu_count())  # the tables are summed here, wherever the genes are fitted
+    for block in gene_blocks(
+        [replace(part, genes=part.genes[at]) for part, at in zip(parts, left, strict=True)], max_bytes
+    ):
+        inside = [at[np.isin(part.genes[at], block)] for part, at in zip(parts, left, strict=True)]
+        tables = accumulate_parts(
+            matrix, [replace(part, genes=part.genes[at]) for part, at in zip(parts, inside, strict=True)], threads
+        )
+        # in the order of the genes within every part, whatever the other parts are
+        pieces = [(k, begin) for k, table in enumerate(tables) for begin in range(0, table.genes.size, GENES_PER_TASK)]
+        tasks = [partial(models[k].task, tables[k], begin) for k, begin in pieces]
+        with closing(run_tasks(_fit_task, tasks, n_jobs)) as results:
+            for (k, begin), (fits, donors, totals) in zip(pieces, results, strict=True):
+                at = inside[k][begin : begin + GENES_PER_TASK]
+                piece = Piece(k, at, fits, np.array(donors, np.int64), np.array(totals))
+                found[k].add(piece)
+                if saved is not None:
+                    saved.add(piece)
+                progress(at.size)
+        del tables, tasks
     return [
-        _moderate(GeneFits(part.genes, *each, not_moderated=model.not_moderated), model.frame)
-        for part, model, *each in zip(parts, models, fits, donors, totals, strict=True)
+        _moderate(
+            GeneFits(part.genes, each.fits, each.donors, each.totals, not_moderated=model.not_moderated), model.frame
+        )
+        for part, model, each in zip(parts, models, found, strict=True)
     ]
+
+
+class _Found:
+    """Fits of the genes of a part while they come in."""
+
+    def __init__(self, n: int) -> None:
+        self.known = np.zeros(n, bool)
+        self.fits: list[Any] = [None] * n
+        self.donors = np.zeros(n, np.int64)
+        self.totals = np.zeros(n)
+
+    def add(self, piece: Piece) -> None:
+        """Put the fits of some genes in their places."""
+        self.known[piece.at] = True
+        self.donors[piece.at], self.totals[piece.at] = piece.donors, piece.totals
+        for at, fit in zip(piece.at, piece.fits, strict=True):
+            self.fits[at] = fit
 
 
 def _moderate(fits: GeneFits, frame: Frame) -> GeneFits:
@@ -214,39 +253,56 @@ class _Model:
             exposure = np.exp(part.nodes.offset - self.shift)
             self.exposure = np.bincount(part.nodes.stratum, exposure, part.nodes.n_strata)
 
-    def task(self, tables: Tables, begin: int) -> tuple[Any, ...]:
-        """Arguments of `_fit_task` for the genes from `begin` on."""
-        piece = tables.take(self.grid, begin, begin + GENES_PER_TASK)
-        shared = (self.frame, self.carriers, self.shift, self.options, not self.not_moderated)
-        return self.grid, piece, *shared, self.exposure, self.inflation
+    def task(self, tables: Tables, begin: int) -> _Task:
+        """Give `_fit_task` what it needs for the genes from `begin` on; no cells among it."""
+        return _Task(
+            grid=self.grid,
+            tables=tables.take(self.grid, begin, begin + GENES_PER_TASK),
+            frame=self.frame,
+            carriers=self.carriers,
+            shift=self.shift,
+            options=self.options,
+            with_profile=not self.not_moderated,
+            exposure=self.exposure,
+            inflation=self.inflation,
+        )
 
 
-def _fit_task(
-    grid: Grid,
-    tables: Tables,
-    frame: Frame,
-    carriers: list[Carrier | None],
-    shift: float,
-    options: Options,
-    with_profile: bool,
-    exposure: np.ndarray | None,
-    inflation: Inflation | None,
-) -> tuple[list[GeneFit], list[int], list[float]]:
+@dataclass(frozen=True)
+class _Task:
+    """A few genes to fit.
+
+    One object and not several arguments: dask would keep large ones apart, each in one worker, and lose it with that.
+    """
+
+    grid: Grid
+    tables: Tables
+    frame: Frame
+    carriers: list[Carrier | None]
+    shift: float
+    options: Options
+    with_profile: bool
+    exposure: np.ndarray | None
+    inflation: Inflation | None
+
+
+def _fit_task(task: _Task) -> tuple[list[GeneFit], list[int], list[float]]:
     """Fit the genes of one small table."""
+    options, tables, frame, inflation = task.options, task.tables, task.frame, task.inflation
     zi = None if inflation is None else inflation.zi
-    responses = Responses(grid, tables, shift, CODES[options.family], exposure, zi)
+    responses = Responses(task.grid, tables, task.shift, CODES[options.family], task.exposure, zi)
     fits, donors, totals = [], [], []
     how = {
         "adjust_se": options.adjust_se,
         "null": options.null,
         "limit": options.limit,
-        "with_profile": with_profile,
+        "with_profile": task.with_profile,
         "n_quad": options.n_quad,
         "zi_back": None if inflation is None else inflation.back,
     }
     for g in range(tables.genes.size):
         data = responses[g]
-        fits.append(fit_gene(data, frame, carriers, shift, options.method, **how))
+        fits.append(fit_gene(data, frame, task.carriers, task.shift, options.method, **how))
         groups = frame.terms[0].codes if frame.terms else np.zeros(data.y_sum.size, np.int64)
         donors.append(np.unique(groups[data.y_sum > 0]).size)
         totals.append(float(data.y_sum.sum()))

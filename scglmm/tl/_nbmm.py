@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,8 @@ from scglmm.inference.advice import WARNING, Layout, advise
 from scglmm.inference.genes import GeneFits, Options, fit_parts
 from scglmm.results.write import check_target, write_results
 
+from ._checkpoint import Checkpoint
+from ._fingerprint import inputs, settings
 from ._info import describe_run
 from ._moderation import check_moderation, describe_moderation
 from ._options import RunOptions, check_arguments
@@ -46,6 +50,7 @@ def nbmm(
     varpart_method: str = "trigamma",
     n_jobs: int | None = None,
     max_memory: float | str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     key_added: str = "nbmm",
     copy: bool = False,
 ) -> AnnData | None:
@@ -103,12 +108,16 @@ def nbmm(
     varpart_method
         Definition of the distribution-specific variance, see :func:`scglmm.tl.varpart`.
     n_jobs
-        Workers; `scanpy.settings.n_jobs` by default. Threads, unless `joblib.parallel_config` says otherwise.
+        Workers; by default what `joblib.parallel_config` says, or `scanpy.settings.n_jobs` where it says nothing.
+        Threads, unless `joblib.parallel_config` names processes or a dask cluster.
     max_memory
         Memory to take beside the data: bytes, or text such as ``"2GB"``; by default a quarter of what is free. Where
         the tables of all genes fit, counts that are not in memory are read once (twice without `offset()`, for the
         cells' total counts); otherwise once for sums and once for every block of genes (columns on disk once by all
         blocks). What is read at a time never depends on the number of cells. See docs/large_data.md.
+    checkpoint
+        Folder in which the fits are kept as they come in. Called again after the process was killed, the same line
+        goes on with the genes that are not there, to the same results. It is never removed by this function.
     key_added
         Prefix of what is written.
     copy
@@ -155,7 +164,12 @@ def nbmm(
     ValueError, KeyError, TypeError
         Before any work: the matrix does not hold counts, the formula cannot be read, a column is missing or has
         missing values, the design is rank deficient, a grouping factor has one level or one per cell or none to spare,
-        no gene is left. With `groupby` such a design skips the group, and is an error where it skips all of them.
+        no gene is left, the checkpoint is of other data, another formula or another version. With `groupby` such a
+        design skips the group, and is an error where it skips all of them.
+    OSError
+        The checkpoint cannot be written, for instance because the disk is full; what is there stays good.
+    RuntimeError
+        Worker processes were lost again and again.
 
     Examples
     --------
@@ -178,6 +192,10 @@ def nbmm(
         *(family, ziformula, n_quad, max_memory),
     )
     check_arguments(adata, formula, options, n_jobs, copy)
+    saved = None if checkpoint is None else Checkpoint(checkpoint)
+    asked = settings(formula, options)
+    if saved is not None:
+        saved.compare(asked)
     if copy:
         adata = adata.copy()
     check_target(adata, key_added)
@@ -188,7 +206,10 @@ def nbmm(
     nodes = run.place_nodes()
     start = logg.info(_announce(formula, run, nodes))
     how = Options(method=method, moderate=moderate, family=family, n_quad=int(n_quad))
-    fits = _fit(run, nodes, how, n_jobs)
+    if saved is not None:
+        found = inputs(adata.obs, adata.var_names, run, nodes, options)
+        saved.take(asked | found, [int(able.sum()) for able in run.testable])
+    fits = _fit(run, nodes, how, effective_jobs(n_jobs), saved)
     tables = make_tables(adata.var_names, run, fits, options)
     info = describe_run(formula, options, run, nodes, tables)
     info["moderation"] = describe_moderation(run, fits)
@@ -222,9 +243,9 @@ def _announce(formula: str, run: Run, nodes: list[Nodes]) -> str:
     return f"fitting {formula} to {what}: {cells} cells, {strata} strata, {size} nodes"
 
 
-def _fit(run: Run, nodes: list[Nodes], how: Options, n_jobs: int) -> list[GeneFits]:
+def _fit(run: Run, nodes: list[Nodes], how: Options, n_jobs: int, saved: Checkpoint | None) -> list[GeneFits]:
     matrix, max_bytes = run.counts(nodes)
-    with progress_bar(run.n_fits) as bar:
+    with progress_bar(run.n_fits) as bar, nullcontext() if saved is None else saved:
         return fit_parts(
             matrix,
             run.parts(nodes),
@@ -234,4 +255,5 @@ def _fit(run: Run, nodes: list[Nodes], how: Options, n_jobs: int) -> list[GeneFi
             max_bytes=max_bytes,
             progress=bar.update,
             inflations=[group.inflation for group in run.fitted],
+            saved=saved,
         )

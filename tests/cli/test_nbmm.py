@@ -218,7 +218,7 @@ def test_nothing_unfinished_is_left(h5ad, run, tmp_path, error, stage, monkeypat
 
     monkeypatch.setattr(f"scglmm.{stage}", stop)
     done = run("nbmm", h5ad, FORMULA, "--out", tmp_path / "a.h5ad", "--csv", tmp_path / "a.csv", "-q")
-    assert done.exit_code in {1, 143}
+    assert done.exit_code == {KeyboardInterrupt: 130, MemoryError: 1}.get(error, getattr(error, "code", 1))
     assert [path.name for path in tmp_path.iterdir()] == ["in.h5ad"]
     if isinstance(error, RuntimeError):
         assert done.stderr == "Error: Unexpected RuntimeError: odd (scglmm --traceback shows where)\n"
@@ -226,6 +226,62 @@ def test_nothing_unfinished_is_left(h5ad, run, tmp_path, error, stage, monkeypat
         assert "Traceback" in shown.stderr
     if error is MemoryError:
         assert done.stderr == "Error: Out of memory.\n"
+    if error is KeyboardInterrupt:
+        assert done.stderr == "Interrupted: no file was written.\n"
+
+
+@pytest.mark.parametrize(("option", "name"), [("--out", "a.h5ad"), ("--csv", "a.csv"), ("--csv", "a.csv.gz")])
+@pytest.mark.parametrize("room", [1000, 100_000])
+def test_a_full_disk(h5ad, run, tmp_path, option, name, room):
+    """Files cannot grow beyond some size: one line, and what was there is still there."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / name
+    path.write_text("old")
+    size = h5ad.stat().st_size if option == "--out" else 0  # the copy fits, the results do not
+    room = size + room if option == "--out" else room // 100
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        done = run("nbmm", h5ad, FORMULA, option, path, "-q")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"Error: {str(path)!r} cannot be written: File too large. No file was changed.\n"
+    assert path.read_text() == "old"
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, "in.h5ad"])
+
+
+def test_room_that_is_asked_for_is_enough(counts, h5ad, run, tmp_path):
+    from scglmm.cli._files import _size
+
+    done = run("nbmm", h5ad, FORMULA, "--out", tmp_path / "a.h5ad", "-q", "--groupby", "type")
+    assert done.exit_code == 0
+    written = ad.read_h5ad(tmp_path / "a.h5ad")
+    grown = (tmp_path / "a.h5ad").stat().st_size - h5ad.stat().st_size
+    assert 0 < grown < _size(dict(written.varm)) + _size(written.uns["nbmm"])
+
+
+@pytest.mark.parametrize("to", ["--csv={}", "--csv=-"])
+def test_checkpoint(counts, h5ad, run, tmp_path, monkeypatch, to):
+    """Kept while the results are nowhere else, removed when they are written."""
+    folder, csv = tmp_path / "checkpoint", tmp_path / "a.csv"
+    command = ["nbmm", h5ad, FORMULA, to.format(csv), "--checkpoint", folder, "-q"]
+    with monkeypatch.context() as broken:
+        broken.setattr("scglmm.cli._nbmm.result_table", lambda *args: 1 / 0)
+        assert run(*command).exit_code == 1
+    assert (folder / "run.json").exists()
+    refused = run(*command[:2], FORMULA + " + Sex", *command[3:])
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"Error: The checkpoint {str(folder)!r} is of another run: formula was '~ ")
+    assert refused.stderr.count("\n") == 1
+    monkeypatch.setattr("scglmm.inference.genes._fit_task", lambda task: pytest.fail("fitted again"))
+    done = run(*command)
+    assert done.exit_code == 0, done.stderr
+    assert not folder.exists()
+    monkeypatch.undo()
+    scglmm.tl.nbmm(counts, FORMULA)
+    found = done.stdout if to == "--csv=-" else csv.read_text()
+    assert found == scglmm.get.nbmm_df(counts).to_csv(index=False)
 
 
 def test_old_results_survive_a_failed_run(h5ad, run, tmp_path, monkeypatch):
