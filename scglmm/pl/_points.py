@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -116,12 +117,15 @@ def _name_with_adjust_text(ax: Axes, xy: NDArray[np.float64], chosen: NDArray[np
     from adjustText import adjust_text
 
     ax.get_figure(root=True).draw_without_rendering()
+    halo = [patheffects.withStroke(linewidth=1.2, foreground="white", alpha=0.85)]
     texts = [
-        ax.text(*xy[row], name, fontsize=6.5, fontstyle="italic", parse_math=False, zorder=7)
+        ax.text(*xy[row], name, fontsize=6.5, fontstyle="italic", parse_math=False, zorder=7, path_effects=halo)
         for row, name in zip(chosen, names, strict=True)
     ]
     for text in texts:
         text.set_in_layout(False)
     if texts:
         lines = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY_LINE}
-        adjust_text(texts, x=xy[:, 0], y=xy[:, 1], ax=ax, arrowprops=lines)
+        # among thousands of points names would rather overlap each other; as many steps as it takes on any machine
+        named = xy[chosen]
+        adjust_text(texts, x=named[:, 0], y=named[:, 1], ax=ax, arrowprops=lines, expand=(1.1, 1.4), iter_lim=500)
