@@ -26,6 +26,7 @@ RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
 THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
 MAX_POLISH, SMALL_ASCENT = 3, 1e-5  # Newton steps at the end, and the largest rise that one may promise
 ROUGH = 1e5  # rounding error of a log-likelihood of this size is what the search is to tell apart
+FLAT = 1e-9  # a curvature in a standard deviation below this is none
 UNMOVED = 1e-12  # twice the rise of a step that changes no standard error in its eighth digit
 
 
@@ -208,7 +209,11 @@ class Search:
             self.hessian = self._hessian(central=True)
             self.n_eval += 2 * int(self.free.sum()) + 1
             self.value = self.evaluate()
-        return math.isfinite(self.value) and negative_definite(self.hessian, self.free)
+        if not (math.isfinite(self.value) and negative_definite(self.hessian, self.free)):
+            return False
+        # A variance of which the fixed effects leave nothing: the sign of a curvature of 0 is that of rounding error.
+        sds = self.sds[self.free[self.sds]]
+        return bool((np.diag(self.hessian)[sds] < -FLAT).all())
 
     def promise(self) -> float:
         """Rise of the criterion that the exact Hessian still promises."""

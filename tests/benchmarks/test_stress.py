@@ -89,6 +89,14 @@ def test_the_check_sees_a_better_optimum(monkeypatch, ordinary):
     )
 
 
+def test_a_variance_that_the_fixed_effects_leave_nothing_of():
+    """Three donors, three coefficients between them: the criterion is flat in the variance of the intercepts."""
+    drawn = draw(33)
+    assert drawn.formula == "~ offset(o) + grp + w + (x + z|d)"
+    assert drawn.reml
+    assert check.fit(drawn).status == "not_converged"
+
+
 def test_the_criterion_is_exact_where_laplace_is():
     """Gaussian responses: the marginal distribution is multivariate normal."""
     rng = np.random.default_rng(0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import anndata as ad
 import joblib
 import numpy as np
@@ -208,3 +211,28 @@ def test_view(adata, fitted, formula, assert_same):
         scglmm.tl.nbmm(view, formula)
     assert_same(view, fitted)
     assert "nbmm_coef" not in adata.varm
+
+
+def test_other_processes(adata, fitted, formula, assert_same, tmp_path):
+    """joblib may be told to use processes: tasks can be pickled, and nothing of the result changes.
+
+    Both runs happen in a fresh interpreter, whose processes load from numba's cache what this one may have compiled
+    itself.
+    """
+    code = (
+        "import sys, anndata, joblib, scglmm\n"
+        "if __name__ == '__main__':\n"
+        "    adata = anndata.read_h5ad(sys.argv[1])\n"
+        "    other = adata.copy()\n"
+        "    scglmm.tl.nbmm(adata, sys.argv[2], n_jobs=1)\n"
+        "    with joblib.parallel_config(backend='loky'):\n"
+        "        scglmm.tl.nbmm(other, sys.argv[2], n_jobs=2)\n"
+        "    adata.write_h5ad(sys.argv[3])\n"
+        "    other.write_h5ad(sys.argv[4])\n"
+    )
+    paths = [str(tmp_path / name) for name in ("in.h5ad", "one.h5ad", "two.h5ad")]
+    adata.write_h5ad(paths[0])
+    subprocess.run([sys.executable, "-c", code, paths[0], formula, *paths[1:]], check=True, capture_output=True)
+    one, two = (ad.read_h5ad(path) for path in paths[1:])
+    assert_same(two, one)
+    assert_same(two, fitted)
