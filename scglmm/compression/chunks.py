@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-CHUNK_BYTES = 32 * 2**20  # of a piece as it is read, zeros of a dense matrix included
+CHUNK_BYTES = 64 * 2**20  # of a piece as it is read, zeros of a dense matrix included
 CHUNK_ROWS = 2**19  # rows of a piece, which cost memory without counts too
 F_ROWS = 2**16  # rows of a tile of a matrix that is in memory column after column
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FINEST = 1e-14  # relative error of nodes that suit any counts
 TABLE_BYTES = 256 * 2**20  # tables of a block of genes that need no pass of their own: more would gain nothing
-COPIES = 6  # of a piece of the matrix while it is added, and the next one read
+COPIES = 4  # of a piece of the matrix while it is added, and the next one read
 DASK_COPIES = 8  # of a table while the workers of a dask cluster add up
 LEAST_NODES = 8  # of a stratum with many cells, for a first guess
 
