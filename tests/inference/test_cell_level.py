@@ -67,7 +67,7 @@ def fit(study, placed: Placed, options: Options, genes: np.ndarray | None = None
 
 
 def assert_same(one: GeneFit, two: GeneFit) -> None:
-    """Log-likelihoods to 1e-6, coefficients to 1e-6 standard errors, the rest to what differences of gradients allow."""
+    """Log-likelihoods to 1e-6, coefficients to 1e-6 standard errors, the rest to what differences allow."""
     assert one.status == two.status
     assert one.loglik == pytest.approx(two.loglik, abs=1e-6)
     np.testing.assert_allclose((one.beta - two.beta) / two.se, 0.0, atol=1e-6)
