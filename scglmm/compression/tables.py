@@ -340,7 +340,7 @@ def _sum_rows(
             continue
         cell_basis(cell, s, axes, one, basis)
         for j in range(columns.size):
-            g = position[columns[j]]
+            g = position[np.uint64(columns[j])]
             y = np.float64(counts[j])
             if g < 0 or y == 0.0:
                 continue

@@ -12,8 +12,8 @@ interpolate. Every node of u becomes a row of the design with nodes of the offse
 
 The error along u depends on how far the linear predictor moves over the range of u, half of which is
 ``reach = |slope| (max u - min u) / 2``. The nodes are placed for slopes up to a bound; whether those of a fit stay
-below it is seen afterwards (`Limits`). Outlying cells would widen the range for all others: boxes are halved, and cells
-kept as they are, wherever that is cheaper.
+below it is seen afterwards (`Limits`). Outlying cells would widen the range for all others: boxes are halved, and
+cells kept as they are, wherever that is cheaper.
 """
 
 from __future__ import annotations
