@@ -230,10 +230,14 @@ def measured_table(table: pd.DataFrame, constants: Constants) -> str:
         lines.append(
             f"| {row['cells']:,} | {row['donors']:,} | {row['genes']:,} | {row['workers']} | {row['nodes']:,} "
             f"| {prepared:.2f} / {seconds['cells'] + seconds['compression']:.2f} "
-            f"| {row['fit_reml_ms']:.2f} / {fit:.2f} | {row['call_cpu_s']:.1f} / {sum(seconds.values()):.1f} "
+            f"| {row['fit_reml_ms']:.2f} / {fit:.2f} | {_measured(row['call_cpu_s'])} / {sum(seconds.values()):.1f} "
             f"| {row['call_bytes'] / 2**20:,.0f} / {memory / 2**20:,.0f} |"
         )
     return "\n".join(lines)
+
+
+def _measured(seconds: float) -> str:
+    return "–" if np.isnan(seconds) else f"{seconds:.1f}"
 
 
 def filled_table(constants: Constants) -> str:
