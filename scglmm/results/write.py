@@ -184,8 +184,8 @@ def assign(
     uns = None if adata.is_view else dict(adata.uns)
     try:
         own(adata)
-        gone = set(stale) - set(tables)
-        adata.varm = {name: value for name, value in adata.varm.items() if name not in gone} | dict(tables)
+        # Not written out here: Python 3.12 may leave a comprehension in a `try` past its `except` when it is stopped.
+        adata.varm = _merged(adata.varm, tables, stale)
         adata.uns[key] = dict(entry)
         finish()
     except BaseException:
@@ -198,6 +198,12 @@ def assign(
             elif adata.uns.get(key) is not uns[key]:
                 adata.uns[key] = uns[key]
         raise
+
+
+def _merged(varm: Mapping[str, Any], tables: Mapping[str, Any], stale: Iterable[str]) -> dict[str, Any]:
+    """Give the old tables but for those that are to go, and the new ones."""
+    gone = set(stale) - set(tables)
+    return {name: value for name, value in varm.items() if name not in gone} | dict(tables)
 
 
 def _outside() -> int:

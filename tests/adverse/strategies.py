@@ -460,7 +460,8 @@ class Sane:
             },
             index=[f"c{i}" for i in range(n)],
         )
-        var = pd.DataFrame(index=[f"g{i}" for i in range(bulk.counts.shape[1])])
+        n_genes = bulk.counts.shape[1]
+        var = pd.DataFrame({"some": np.arange(n_genes) % 2 == 0}, index=[f"g{i}" for i in range(n_genes)])
         X = sparse.csr_matrix(bulk.counts.astype(np.float32)) if X is None else X
         return AnnData(X, obs=obs, var=var)
 
