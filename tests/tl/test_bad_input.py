@@ -36,7 +36,7 @@ def refused(
         target = adata if changed is None else changed
         before = target.copy()
         entry, tables = target.uns["nbmm"], {name: target.varm[name] for name in target.varm}
-        monkeypatch.setattr("scglmm.tl._prepare.make_nodes", work)
+        monkeypatch.setattr("scglmm.tl._prepare.place_models", work)
         monkeypatch.setattr("scglmm.tl._nbmm.fit_parts", work)
         with pytest.raises(error) as caught:
             scglmm.tl.nbmm(target, formula, **arguments)
