@@ -80,6 +80,8 @@ class Profile:
         if event not in ("call", "return") or frame.f_code.co_flags & CO_GENERATOR:  # closed by Python, errors ignored
             return
         code = frame.f_code
+        if code.co_name == "gc_callback":  # hypothesis times the collection of garbage, wherever it happens
+            return
         begins = code is assign.__code__ and event == "call"
         if begins and self.first_write is None:
             self.first_write = len(self.events)

@@ -170,7 +170,7 @@ def test_largest_in_blocks(make, monkeypatch):
     X = rng.poisson(0.3, (50, 7))
     rows, codes = np.flatnonzero(rng.random(50) < 0.8), rng.integers(0, 3, 50)
     monkeypatch.setattr("scglmm.tl._cells.BLOCK", 7)
-    monkeypatch.setattr("scglmm.compression.counts.CHUNK_VALUES", 30)
+    monkeypatch.setattr("scglmm.compression.chunks.CHUNK_BYTES", 240)
     cell, count, level, of_level, total = largest(make(X), rows, codes[rows], 3)
     own = X[rows]
     sums = np.stack([own[codes[rows] == k].sum(axis=0) for k in range(3)])

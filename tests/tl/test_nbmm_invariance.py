@@ -100,7 +100,8 @@ def test_storage_in_memory(adata, fitted, formula, kind, assert_same):
     adata.X = STORAGE[kind](adata.X)
     before = adata.X.copy()
     scglmm.tl.nbmm(adata, formula)
-    assert_same(adata, fitted)
+    # what is not sparse in memory is read once, onto finer nodes, and so added up in another order
+    assert_same(adata, fitted, rtol=None if sparse.issparse(before) else 1e-8)
     assert type(adata.X) is type(before)
     if sparse.issparse(before):
         np.testing.assert_array_equal(adata.X.data, before.data)
@@ -140,7 +141,7 @@ def test_backed(adata, fitted, formula, mode, kind, tmp_path, assert_same):
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed=mode)
     try:
         scglmm.tl.nbmm(backed, formula)
-        assert_same(backed, fitted)
+        assert_same(backed, fitted, rtol=1e-8)
         assert backed.isbacked
     finally:
         backed.file.close()

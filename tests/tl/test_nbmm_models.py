@@ -58,11 +58,18 @@ def test_intercept_only(adata, fitted):
     assert scglmm.get.nbmm_df(adata, key="null")["pval"].notna().all()
 
 
-def test_a_covariate_of_cells(adata):
-    """Every cell is a stratum: nothing is compressed, and the degrees of freedom are many."""
-    scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + quality + (1|SubID)", mask_var="tested")
-    assert adata.uns["nbmm"]["n_strata"] == adata.n_obs
-    assert adata.uns["nbmm"]["n_nodes"] == adata.n_obs
+@pytest.mark.parametrize("more", ["", " + q2 + q3"])
+def test_covariates_of_cells(adata, more):
+    """Nodes along one covariate; with three every cell is a stratum. The degrees of freedom are many."""
+    adata.obs[["q2", "q3"]] = np.random.default_rng(8).normal(size=(adata.n_obs, 2))
+    scglmm.tl.nbmm(adata, f"~ offset(log(libSize)) + quality{more} + (1|SubID)", mask_var="tested")
+    entry = adata.uns["nbmm"]
+    if more:
+        assert entry["n_strata"] == entry["n_nodes"] == adata.n_obs
+        assert "cell_covariates" not in entry
+    else:
+        assert entry["n_strata"] < adata.n_obs
+        assert list(entry["cell_covariates"]) == ["quality"]
     table = scglmm.get.nbmm_df(adata, "quality").dropna(subset="pval")
     assert (table["df"] > 100).all()
     assert (table["log_fc"].abs() < 5 * table["se"]).all()
