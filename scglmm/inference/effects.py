@@ -6,7 +6,7 @@ import numpy as np
 
 from scglmm.engine.layout import Work
 
-from .frame import Frame
+from .frame import Frame, roots
 
 
 def effects(frame: Frame, psi: np.ndarray, v: np.ndarray) -> list[np.ndarray]:
@@ -71,12 +71,4 @@ def _places(frame: Frame) -> list[_Place]:
 
 def _roots(frame: Frame, psi: np.ndarray) -> list[np.ndarray]:
     """Lambda of every term in the user's units: u = Lambda v."""
-    roots, at = [], 0
-    for term in frame.terms:
-        c = len(term.columns)
-        root = np.zeros((c, c))
-        for j in range(c):
-            root[j:, j] = psi[at : at + c - j]
-            at += c - j
-        roots.append(root / term.scale[:, None])
-    return roots
+    return [root / term.scale[:, None] for term, root in zip(frame.terms, roots(frame, psi), strict=True)]

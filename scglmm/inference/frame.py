@@ -196,3 +196,16 @@ def orthogonal(X: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarra
     _, R = np.linalg.qr(np.sqrt(weight)[:, None] * scaled)
     back = solve_triangular(R, np.eye(R.shape[0])) / size[:, None]
     return np.ascontiguousarray(X @ back), back, float(np.log(np.abs(np.diag(R))).sum() + np.log(size).sum())
+
+
+def roots(frame: Frame, psi: np.ndarray) -> list[np.ndarray]:
+    """Lower triangle Lambda of every random term from the engine's parameters, in the engine's units."""
+    found, at = [], 0
+    for term in frame.terms:
+        c = len(term.columns)
+        root = np.zeros((c, c))
+        for j in range(c):
+            root[j:, j] = psi[at : at + c - j]
+            at += c - j
+        found.append(root)
+    return found

@@ -15,7 +15,7 @@ from scglmm.engine.optimise import LOG_THETA_MIN
 from scglmm.engine.refit import refit
 
 from .containment import Carrier, find_carrier
-from .frame import Frame, null_frame, restrict
+from .frame import Frame, null_frame, restrict, roots
 from .inflation import fit_from_starts, is_determined
 from .sd_profile import Profile, make_profile
 from .separation import loses_rank, null_space, separating_direction
@@ -293,16 +293,10 @@ def on_strata(data: Data, strata: np.ndarray) -> Data:
 
 def variances(frame: Frame, psi: np.ndarray) -> list[np.ndarray]:
     """Covariance matrix of every random term from the engine's parameters."""
-    sigma = []
-    at = 0
-    for term in frame.terms:
-        c = len(term.columns)
-        root = np.zeros((c, c))
-        for j in range(c):
-            root[j:, j] = psi[at : at + c - j]
-            at += c - j
-        sigma.append(root @ root.T / np.outer(term.scale, term.scale))
-    return sigma
+    return [
+        root @ root.T / np.outer(term.scale, term.scale)
+        for term, root in zip(frame.terms, roots(frame, psi), strict=True)
+    ]
 
 
 def random_variance(frame: Frame, sigma: list[np.ndarray]) -> list[float]:

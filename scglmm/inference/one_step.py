@@ -25,7 +25,7 @@ from scglmm.engine.fit import FAILED, fit
 from scglmm.engine.responses import Responses
 
 from .compressed import CODES
-from .frame import Frame, RandomTerm, make_frame, strata_of
+from .frame import Frame, RandomTerm, make_frame, roots, strata_of
 from .leave_out import Study
 from .separation import separating_direction
 
@@ -129,14 +129,10 @@ class OneStep:
 
 def _columns(frame: Frame, psi: np.ndarray) -> sparse.csr_array:
     """B on the strata, from the engine's parameters."""
-    blocks, at = [], 0
-    for term in frame.terms:
-        c = len(term.columns)
-        root = np.zeros((c, c))
-        for j in range(c):
-            root[j:, j] = psi[at : at + c - j]
-            at += c - j
-        blocks.append(_indicators(term) @ sparse.kron(sparse.eye_array(term.n_levels), root / term.scale[:, None]))
+    blocks = [
+        _indicators(term) @ sparse.kron(sparse.eye_array(term.n_levels), root / term.scale[:, None])
+        for term, root in zip(frame.terms, roots(frame, psi), strict=True)
+    ]
     return sparse.hstack([*blocks, sparse.csr_array(frame.Q)], format="csr")
 
 
