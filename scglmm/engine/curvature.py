@@ -1,4 +1,4 @@
-"""Second derivatives of the Laplace criterion: differences of its analytic gradient.
+"""Second derivatives of the Laplace criterion: differences of its analytic gradient, by expansion where that is exact.
 
 Used twice: roughly, at the start, as the metric of the search; exactly, at the optimum, for inference, where they also
 give the last Newton step that takes the estimate from the tolerance of the search to rounding error.
@@ -10,13 +10,15 @@ import math
 
 import numpy as np
 
-from scglmm._jit import entry
+from scglmm._jit import NO, entry, kernel
 
+from .expansion import expand
 from .laplace import laplace
-from .layout import copy_into
+from .layout import Data, copy_into
 
 CENTRAL = 1e-4  # step of central differences: relative error about 1e-8
 FORWARD = 1e-3
+EXPANDED = 1e-5  # forward step of an expansion, which has no error of an inner search
 
 
 @entry
@@ -26,10 +28,9 @@ def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, wo
     Parameters
     ----------
     central
-        Central differences for all parameters, or (roughly) forward differences for psi and log(theta), the block of
-        beta being that of the penalised Hessian, which `work` holds in its Schur complement.
-    gradient
-        At `par`; used by forward differences.
+        Central differences, or (roughly) forward ones.
+    beta, v, gradient, work
+        What an evaluation of the criterion at `par` has left; forward differences begin there.
     d_covariance, d_beta
         Zeros (n, p, p) and (n, p). For REML the derivatives of the covariance of beta at fixed variances and of beta
         itself with respect to each parameter are added when `central`.
@@ -39,17 +40,55 @@ def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, wo
     (n, n); rows and columns of parameters that are not free are 0. NaN where an evaluation failed.
     """
     n = par.size
-    p = X.shape[1]
-    first = 0 if joint else p
     result = np.zeros((n, n))
-    if not (central or joint):
-        for i in range(p):
-            for j in range(p):
+    differences(
+        data.extra, data, structure, X, joint, par, free, central, beta, v, gradient, work,
+        d_covariance, d_beta, result,
+    )  # fmt: skip
+    first = 0 if joint else X.shape[1]
+    exact = central or data.extra is None
+    for i in range(n):
+        for j in range(i):
+            one_sided = i == n - 1 or (not exact and j < first <= i)
+            mean = result[i, j] if one_sided else 0.5 * (result[i, j] + result[j, i])
+            if not (free[i] and free[j]):
+                mean = 0.0
+            result[i, j] = mean
+            result[j, i] = mean
+    return result
+
+
+@kernel
+def differences(
+    extra, data, structure, X, joint, par, free, central, beta, v, gradient, work, d_covariance, d_beta, result
+):
+    """Fill the rows of the Hessian.
+
+    Plain NB2: rows of beta and psi by expansion, that of theta by evaluations. Other families, whose strata depend on
+    more than their linear predictor: all by evaluations; roughly, the block of beta (ML) is that of the penalised
+    Hessian, which `work` holds in its Schur complement.
+    """
+    n = par.size
+    first = 0 if joint else X.shape[1]
+    begin = 0 if central else first
+    beta_there, v_there, gradient_there = beta.copy(), v.copy(), np.empty(n)
+    if extra is None:
+        begin = n - 1
+        if central:
+            # The search may have ended elsewhere: with a step that it refused.
+            laplace(data, structure, X, joint, NO, par.copy(), beta_there, v_there, gradient_there, work)
+        delta = CENTRAL if central else EXPANDED
+        expand(
+            data, structure, X, joint, par, free, delta, central, v_there, gradient, work,
+            result, d_covariance, d_beta,
+        )  # fmt: skip
+    elif not central:
+        for i in range(first):
+            for j in range(first):
                 for k in range(min(i, j) + 1):
                     result[i, j] -= work.schur[0, i, k] * work.schur[0, j, k]
     shifted = par.copy()
-    gradient_there, beta_there, v_there = np.empty(n), beta.copy(), v.copy()
-    for i in range(0 if central else first, n):
+    for i in range(begin, n):
         if not free[i]:
             continue
         # The derivative in theta needs logarithms: it is computed for displacements of theta only, and its row
@@ -73,23 +112,22 @@ def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, wo
                 for j in range(n):
                     result[i, j] += weight * gradient_there[j] if math.isfinite(value) else np.nan
                 if joint and central:
-                    for c in range(p):
+                    for c in range(X.shape[1]):
                         d_beta[i, c] += weight * beta_there[c]
-                        for d in range(p):
+                        for d in range(X.shape[1]):
                             d_covariance[i, c, d] += weight * work.schur[1, c, d]
             else:
                 for j in range(n):
                     result[i, j] += weight * gradient[j]
         shifted[i] = par[i]
-    for i in range(n):
-        for j in range(i):
-            one_sided = i == n - 1 or (not central and j < first <= i)
-            mean = result[i, j] if one_sided else 0.5 * (result[i, j] + result[j, i])
-            if not (free[i] and free[j]):
-                mean = 0.0
-            result[i, j] = mean
-            result[j, i] = mean
-    return result
+
+
+def n_evaluations(data: Data, free: np.ndarray, first: int, central: bool) -> int:
+    """Evaluations of the criterion that `hessian` makes; `first` is the number of coefficients in front of psi."""
+    sides = 2 if central else 1
+    if data.extra is None:
+        return int(central) + sides * int(free[-1])
+    return sides * int(free[0 if central else first :].sum())
 
 
 def positive_inverse(a: np.ndarray, free: np.ndarray) -> np.ndarray:

@@ -90,13 +90,13 @@ def laplace(data, structure, X, joint, with_theta, par, beta, v, gradient, work)
     value -= 0.5 * log_det
     if joint:
         value += 0.5 * X.shape[1] * math.log(2.0 * math.pi)
-    _gradient(data.extra, structure, X, joint, psi.size, v, slope, gradient, work)
+    gradient_at(data.extra, structure, X, joint, psi.size, v, slope, gradient, work)
     inflation_gradient(data.extra, gradient, first)
     return value if with_theta else 0.0
 
 
 @kernel
-def _gradient(extra, structure, X, joint, n_psi, v, slope, gradient, work):
+def gradient_at(extra, structure, X, joint, n_psi, v, slope, gradient, work):
     """Fill `gradient` from the factored Hessian and the derivatives of the strata; `slope` is df/dlog(theta)."""
     S, w = structure.z.shape
     p = X.shape[1]

@@ -125,6 +125,24 @@ def _derivatives_single(nodes, theta, strata):
 
 
 @kernel
+def third_derivative(nodes, start, theta, strata, out):
+    """Derivative in eta of row T of every stratum, into `out`: h r^2 (1 - 4 m + m^2), summed over its nodes."""
+    per_theta = 1.0 / theta
+    for s in range(start.size - 1):
+        scale = math.exp(min(strata[ETA, s], MAX_ETA))
+        E, A, Y = _of_stratum(nodes, start, s)
+        total = 0.0
+        for k in range(E.size):
+            mu = E[k] * scale
+            m = mu * per_theta
+            r = 1.0 / (1.0 + m)
+            # With p = m r, as enormous means are to leave 0 and not infinity less infinity.
+            p = m * r
+            total += (Y[k] * p + A[k] * mu * r) * r * (r * r - 4.0 * p * r + p * p)
+        out[s] = total
+
+
+@kernel
 def log_likelihood(nodes, start, theta, strata):
     """Sum over all strata of -(y + theta) log(1 + m), and its derivative in log(theta)."""
     per_theta = 1.0 / theta

@@ -11,7 +11,7 @@ import numpy as np
 
 from .boundary import variance_derivative
 from .covariance import TermParameters, null_space, term_parameters
-from .curvature import hessian, negative_definite, positive_inverse
+from .curvature import hessian, n_evaluations, negative_definite, positive_inverse
 from .families import NB2, POISSON
 from .laplace import laplace
 from .layout import ZETA, Data, Work
@@ -92,7 +92,6 @@ class Search:
         """Search from the current point, with a metric made there."""
         self.value = self.evaluate()
         rough = self._hessian(central=False)
-        self.n_eval += int(self.free[self.first :].sum())
         self.metric = positive_inverse(rough, self.free)
         self._maximise(self.theta_stop)
 
@@ -103,6 +102,7 @@ class Search:
         self.n_eval += spent
 
     def _hessian(self, *, central: bool) -> np.ndarray:
+        self.n_eval += n_evaluations(self.model[0], self.free, self.first, central)
         return hessian(
             *self.model, self.par, self.free, central, self.beta, self.v, self.gradient, self.work,
             self.d_covariance, self.d_beta,
@@ -184,7 +184,6 @@ class Search:
     def polish(self) -> bool:
         """Exact Hessian and one Newton step; whether the point is a maximum."""
         self.hessian = self._hessian(central=True)
-        self.n_eval += 2 * int(self.free.sum())
         if self.first > self.first_zi and not negative_definite(self.hessian, self.free):
             # A zero inflation that the data do not determine is no reason to doubt the rest.
             self.free[self.first_zi : self.first] = False
@@ -207,7 +206,6 @@ class Search:
             # Rounding error had a say in where the search stopped, and so in the curvature there.
             self.d_covariance[:], self.d_beta[:] = 0.0, 0.0
             self.hessian = self._hessian(central=True)
-            self.n_eval += 2 * int(self.free.sum()) + 1
             self.value = self.evaluate()
         if not (math.isfinite(self.value) and negative_definite(self.hessian, self.free)):
             return False
