@@ -10,15 +10,13 @@ import math
 
 import numpy as np
 
-from scglmm._jit import NO, entry, kernel
+from scglmm._jit import entry, kernel
 
-from .expansion import expand
+from .expansion import CENTRAL, EXPANDED, expand
 from .laplace import laplace
 from .layout import Data, copy_into
 
-CENTRAL = 1e-4  # step of central differences: relative error about 1e-8
 FORWARD = 1e-3
-EXPANDED = 1e-5  # forward step of an expansion, which has no error of an inner search
 
 
 @entry
@@ -30,22 +28,22 @@ def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, wo
     central
         Central differences, or (roughly) forward ones.
     beta, v, gradient, work
-        What an evaluation of the criterion at `par` has left; forward differences begin there.
+        What an evaluation of the criterion at `par` has left; `work` is overwritten.
     d_covariance, d_beta
         Zeros (n, p, p) and (n, p). For REML the derivatives of the covariance of beta at fixed variances and of beta
-        itself with respect to each parameter are added when `central`.
+        itself with respect to each parameter when `central`.
 
     Returns
     -------
     (n, n); rows and columns of parameters that are not free are 0. NaN where an evaluation failed.
     """
-    n = par.size
+    n, p = par.size, X.shape[1]
     result = np.zeros((n, n))
-    differences(
+    fill_rows(
         data.extra, data, structure, X, joint, par, free, central, beta, v, gradient, work,
         d_covariance, d_beta, result,
     )  # fmt: skip
-    first = 0 if joint else X.shape[1]
+    first = 0 if joint else p
     exact = central or data.extra is None
     for i in range(n):
         for j in range(i):
@@ -59,36 +57,36 @@ def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, wo
 
 
 @kernel
-def differences(
+def fill_rows(
     extra, data, structure, X, joint, par, free, central, beta, v, gradient, work, d_covariance, d_beta, result
 ):
-    """Fill the rows of the Hessian.
+    """Fill the rows of the Hessian: of plain NB2 by expansion, of other families by evaluations."""
+    if extra is None:
+        moves = np.zeros((par.size, v.size))
+        delta = CENTRAL if central else EXPANDED
+        moves_beta = d_beta if central else np.zeros((par.size, X.shape[1]))
+        expand(data, structure, X, joint, par, free, delta, central, v, work, moves, moves_beta, result, d_covariance)
+    else:
+        _differences(
+            data, structure, X, joint, par, free, central, beta, v, gradient, work, d_covariance, d_beta, result
+        )
 
-    Plain NB2: rows of beta and psi by expansion, that of theta by evaluations. Other families, whose strata depend on
-    more than their linear predictor: all by evaluations; roughly, the block of beta (ML) is that of the penalised
-    Hessian, which `work` holds in its Schur complement.
+
+@kernel
+def _differences(data, structure, X, joint, par, free, central, beta, v, gradient, work, d_covariance, d_beta, result):
+    """Differences of evaluations, for families whose strata depend on more than their linear predictor.
+
+    Roughly, the block of beta (ML) is that of the penalised Hessian, which `work` holds in its Schur complement.
     """
     n = par.size
     first = 0 if joint else X.shape[1]
-    begin = 0 if central else first
-    beta_there, v_there, gradient_there = beta.copy(), v.copy(), np.empty(n)
-    if extra is None:
-        begin = n - 1
-        if central:
-            # The search may have ended elsewhere: with a step that it refused.
-            laplace(data, structure, X, joint, NO, par.copy(), beta_there, v_there, gradient_there, work)
-        delta = CENTRAL if central else EXPANDED
-        expand(
-            data, structure, X, joint, par, free, delta, central, v_there, gradient, work,
-            result, d_covariance, d_beta,
-        )  # fmt: skip
-    elif not central:
+    if not (central or joint):
         for i in range(first):
             for j in range(first):
                 for k in range(min(i, j) + 1):
                     result[i, j] -= work.schur[0, i, k] * work.schur[0, j, k]
-    shifted = par.copy()
-    for i in range(begin, n):
+    beta_there, v_there, gradient_there, shifted = beta.copy(), v.copy(), np.empty(n), par.copy()
+    for i in range(0 if central else first, n):
         if not free[i]:
             continue
         # The derivative in theta needs logarithms: it is computed for displacements of theta only, and its row
@@ -123,11 +121,10 @@ def differences(
 
 
 def n_evaluations(data: Data, free: np.ndarray, first: int, central: bool) -> int:
-    """Evaluations of the criterion that `hessian` makes; `first` is the number of coefficients in front of psi."""
-    sides = 2 if central else 1
+    """Count the evaluations that `hessian` makes; `first` is the number of coefficients in front of psi."""
     if data.extra is None:
-        return int(central) + sides * int(free[-1])
-    return sides * int(free[0 if central else first :].sum())
+        return 0
+    return (2 if central else 1) * int(free[0 if central else first :].sum())
 
 
 def positive_inverse(a: np.ndarray, free: np.ndarray) -> np.ndarray:

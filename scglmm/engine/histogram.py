@@ -15,6 +15,8 @@ import numpy as np
 from scglmm._jit import entry
 from scglmm.compression.tables import DIRECT
 
+from .nb2 import difference_series
+
 
 @entry
 def histogram_terms(exceed, tail, theta):
@@ -47,6 +49,26 @@ def histogram_terms(exceed, tail, theta):
         f += tail[1, i] * value
         f_theta += tail[1, i] * (theta * slope - d)
     return f, f_theta
+
+
+@entry
+def histogram_curvature(exceed, tail, theta):
+    """Second derivative in log(theta) of the sum that `histogram_terms` gives."""
+    total = 0.0
+    for j in range(1, exceed.size):
+        total += exceed[j] * j * theta / (theta + j) ** 2
+    a = theta + DIRECT
+    for i in range(tail.shape[1]):
+        d = tail[0, i] - DIRECT
+        b = a + d
+        x = d / a
+        # log(1 + x) - x / (1 + x), of which little is left when theta is large, and what theta = a - DIRECT adds
+        grown = -difference_series(x) if x < 1e-3 else math.log1p(x) - x / (1.0 + x)
+        grown += DIRECT * d / (a * b)
+        slope = -0.5 * (1.0 / b - 1.0 / a) - (1.0 / b**2 - 1.0 / a**2) / 12.0 + (1.0 / b**4 - 1.0 / a**4) / 120.0
+        bend = 0.5 * (1.0 / b**2 - 1.0 / a**2) + (1.0 / b**3 - 1.0 / a**3) / 6.0 - (1.0 / b**5 - 1.0 / a**5) / 30.0
+        total += tail[1, i] * theta * (grown + slope + theta * bend)
+    return total
 
 
 @entry

@@ -21,6 +21,8 @@ from scglmm._jit import kernel
 from .elementary import exp, log1p
 from .layout import ETA, G_THETA, H_THETA, MAX_ETA, NODE_A, NODE_E, NODE_Y, G, H, T
 
+BLOCK = 1024  # nodes whose logarithms are taken together: they stay in the cache
+
 
 @kernel
 def score_curvature(nodes, start, theta, strata):
@@ -125,53 +127,97 @@ def _derivatives_single(nodes, theta, strata):
 
 
 @kernel
-def third_derivative(nodes, start, theta, strata, out):
-    """Derivative in eta of row T of every stratum, into `out`: h r^2 (1 - 4 m + m^2), summed over its nodes."""
+def second_order(nodes, start, theta, strata, out):
+    """Further derivatives of what `derivatives` gives.
+
+    Into the rows of `out` (4, S): that of T in eta, and in log(theta) that of T, the second of g, and the second of h.
+    Returned is the second derivative in log(theta) of `log_likelihood`. `strata` holds the linear predictors.
+
+    With c = Y m + A mu, which in eta grows like m, and p = m r:
+    T = c r^2 (1 - 2p),  dT/deta = c r^2 (1 - 6 p r),  and in log(theta)  dm = -m, dr = p r, dp = -p r, dc = -Y m.
+    """
     per_theta = 1.0 / theta
+    _, total = log_likelihood(nodes, start, theta, strata)
     for s in range(start.size - 1):
         scale = math.exp(min(strata[ETA, s], MAX_ETA))
         E, A, Y = _of_stratum(nodes, start, s)
-        total = 0.0
+        t_eta = 0.0
+        t_theta = 0.0
+        g_theta_2 = 0.0
+        a_part = 0.0
         for k in range(E.size):
             mu = E[k] * scale
             m = mu * per_theta
             r = 1.0 / (1.0 + m)
-            # With p = m r, as enormous means are to leave 0 and not infinity less infinity.
             p = m * r
-            total += (Y[k] * p + A[k] * mu * r) * r * (r * r - 4.0 * p * r + p * p)
-        out[s] = total
+            a_mu = A[k] * mu
+            y_p = Y[k] * p
+            c_r = y_p + a_mu * r  # c r: finite however large the mean is
+            steep = 1.0 - 2.0 * p
+            t_eta += c_r * r * (1.0 - 6.0 * p * r)
+            t_theta += r * (2.0 * p * c_r * (steep + r) - y_p * steep)
+            g_theta_2 += (Y[k] - a_mu) * p * r * (2.0 * p - 1.0)
+            a_part += 2.0 * a_mu * p * r * r
+            total += theta * A[k] * p * p - y_p * (1.0 + r)
+        out[0, s] = t_eta
+        out[1, s] = t_theta
+        out[2, s] = g_theta_2
+        out[3, s] = a_part - t_theta
+    return total
 
 
 @kernel
 def log_likelihood(nodes, start, theta, strata):
     """Sum over all strata of -(y + theta) log(1 + m), and its derivative in log(theta)."""
-    per_theta = 1.0 / theta
     first, last = start[0], start[start.size - 1]
-    means = np.empty(last - first)  # of all strata, so that logarithms are taken in whole vectors
-    if means.size == start.size - 1:
-        E = nodes[NODE_E, first:last]
-        for s in range(means.size):
-            means[s] = E[s] * exp(min(strata[ETA, s], MAX_ETA)) * per_theta
-    else:
-        for s in range(start.size - 1):
-            scale = math.exp(min(strata[ETA, s], MAX_ETA)) * per_theta
-            E = nodes[NODE_E, start[s] : start[s + 1]]
-            own = means[start[s] - first : start[s + 1] - first]
-            for k in range(E.size):
-                own[k] = E[k] * scale
-    A, Y = nodes[NODE_A, first:last], nodes[NODE_Y, first:last]
-    slopes = np.empty(means.size)
-    for k in range(means.size):
-        m = means[k]
-        p = m / (1.0 + m)
-        theta_a = theta * A[k]
-        log_1m = log1p(m)
-        # p - log(1 + m) = -m^2/2 + ... : the difference of two nearly equal numbers when m is small.
-        small = difference_series(m)
-        difference = p - log_1m if m > 1e-3 else small
-        means[k] = -(Y[k] + theta_a) * log_1m
-        slopes[k] = theta_a * difference + Y[k] * p
-    return _sum(means), _sum(slopes)
+    size = min(BLOCK, last - first)
+    means, slopes = np.empty(size), np.empty(size)  # logarithms are taken in whole vectors
+    value, slope = 0.0, 0.0
+    s = 0
+    for begin in range(first, last, BLOCK):
+        end = min(last, begin + BLOCK)
+        s = _means(nodes, start, theta, strata, s, begin, end, means)
+        A, Y = nodes[NODE_A, begin:end], nodes[NODE_Y, begin:end]
+        for k in range(A.size):
+            m = means[k]
+            p = m / (1.0 + m)
+            theta_a = theta * A[k]
+            log_1m = log1p(m)
+            # p - log(1 + m) = -m^2/2 + ... : the difference of two nearly equal numbers when m is small.
+            small = difference_series(m)
+            difference = p - log_1m if m > 1e-3 else small
+            means[k] = -(Y[k] + theta_a) * log_1m
+            slopes[k] = theta_a * difference + Y[k] * p
+        value += _sum(means[: A.size])
+        slope += _sum(slopes[: A.size])
+    return value, slope
+
+
+@kernel
+def _means(nodes, start, theta, strata, s, begin, end, means):
+    """Ratios of mean and theta of the nodes from `begin` to `end`, the first of which is of stratum s or a later one.
+
+    Returns
+    -------
+    The stratum of the last.
+    """
+    per_theta = 1.0 / theta
+    if start.size - 1 == start[start.size - 1] - start[0]:
+        E, eta = nodes[NODE_E, begin:end], strata[ETA, begin - start[0] : end - start[0]]
+        for k in range(E.size):
+            means[k] = E[k] * exp(min(eta[k], MAX_ETA)) * per_theta
+        return s
+    at = begin
+    while at < end:
+        while start[s + 1] <= at:
+            s += 1
+        stop = min(end, start[s + 1])
+        scale = math.exp(min(strata[ETA, s], MAX_ETA)) * per_theta
+        E, own = nodes[NODE_E, at:stop], means[at - begin : stop - begin]
+        for k in range(E.size):
+            own[k] = E[k] * scale
+        at = stop
+    return s
 
 
 @kernel

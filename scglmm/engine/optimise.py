@@ -1,6 +1,7 @@
-"""Outer problem: maximise the Laplace criterion over (beta, psi, log theta) or (psi, log theta) by BFGS.
+"""Outer problem: maximise the Laplace criterion over (beta, psi, log theta) or (psi, log theta).
 
-A quasi-Newton method started from a good metric (`scglmm.engine.curvature`) needs about ten gradients.
+Newton's method where the Hessian costs little (`scglmm.engine.expansion`), which needs about five gradients; elsewhere
+a quasi-Newton method (BFGS) started from a good metric (`scglmm.engine.curvature`), which needs about ten.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import numpy as np
 
 from scglmm._jit import YES, entry, kernel
 
+from .expansion import EXPANDED, expand
 from .laplace import laplace
 from .layout import copy_into
+from .penalised import cholesky, cholesky_inverse
 
 CONVERGED = 0
 STOPPED_AT_THETA = 1  # left early: log(theta) passed the caller's stop
@@ -22,16 +25,20 @@ LOG_THETA_MIN = math.log(1e-8)
 LOG_THETA_MAX = math.log(1e8)
 DECREMENT = 1e-9  # half of g'B g: what the quadratic model still promises, in log-likelihood
 MAX_ITERATIONS = 300
+FAR = 3.0  # twice the rise that the last step had promised: above this the Hessian is likely to have changed
+SINGULAR = 1e-3  # square root of a pivot of the Hessian, scaled to unit diagonal, below which Newton's step is not made
 MAX_PSI_STEP = 1.0
 MAX_THETA_STEP = 3.0
 
 
 @entry
-def maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradient, work):
-    """BFGS with backtracking from `par`, which is overwritten by the best point.
+def maximise(data, structure, X, joint, par, value, metric, theta_stop, beta, v, gradient, work):
+    """Climb with backtracking from `par`, which is overwritten by the best point.
 
     Parameters
     ----------
+    value, beta, v, gradient
+        What an evaluation at `par` has left.
     metric
         (n, n) inverse of minus the Hessian to start with; overwritten. Parameters with a zero row stay where they are.
     theta_stop
@@ -41,11 +48,16 @@ def maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradie
     -------
     value, number of evaluations, status.
     """
-    n = par.size
-    value = laplace(data, structure, X, joint, YES, par, beta, v, gradient, work)
-    n_eval = 1
+    n, p, q = par.size, X.shape[1], v.size
+    n_eval = 0
     if not math.isfinite(value):
         return value, n_eval, NOT_CONVERGED
+    free = np.empty(n, np.bool_)
+    for i in range(n):
+        free[i] = metric[i, i] > 0.0
+    newton = is_cheap(data.extra, data, n)
+    moves, moves_beta = np.zeros((n, q)), np.zeros((n, p))  # of the mode, known where Newton's step was made
+    known = False
     direction, trial, trial_gradient = np.empty(n), np.empty(n), np.empty(n)
     step, change = np.empty(n), np.empty(n)
     trial_beta, trial_v = beta.copy(), v.copy()
@@ -64,6 +76,14 @@ def maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradie
             trial[n - 1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, trial[n - 1]))
             copy_into(trial_beta, beta)
             copy_into(trial_v, v)
+            if known:
+                for i in range(n):
+                    by = trial[i] - par[i]
+                    for k in range(q):
+                        trial_v[k] += by * moves[i, k]
+                    if joint:
+                        for c in range(p):
+                            trial_beta[c] += by * moves_beta[i, c]
             trial_value = laplace(data, structure, X, joint, YES, trial, trial_beta, trial_v, trial_gradient, work)
             n_eval += 1
             if math.isfinite(trial_value) and trial_value >= value + 1e-4 * length * slope:
@@ -91,7 +111,6 @@ def maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradie
         for i in range(n):
             step[i] = trial[i] - par[i]
             change[i] = gradient[i] - trial_gradient[i]
-        _bfgs_update(metric, step, change)
         value = trial_value
         copy_into(par, trial)
         copy_into(gradient, trial_gradient)
@@ -99,7 +118,58 @@ def maximise(data, structure, X, joint, par, metric, theta_stop, beta, v, gradie
         copy_into(v, trial_v)
         if par[n - 1] > theta_stop:
             return value, n_eval, STOPPED_AT_THETA
+        exact = False
+        if newton and slope > FAR:
+            known = True
+            exact = newton_metric(data.extra, data, structure, X, joint, par, free, v, work, moves, moves_beta, metric)
+        if not exact:
+            _bfgs_update(metric, step, change)
     return value, n_eval, NOT_CONVERGED
+
+
+@kernel
+def is_cheap(extra, data, n):
+    """Whether Hessians by expansion, which visit every stratum n times, cost little beside the nodes."""
+    return extra is None and n * (data.start.size - 1) <= data.nodes.shape[1]
+
+
+@kernel
+def newton_metric(extra, data, structure, X, joint, par, free, v, work, moves, moves_beta, metric):
+    """Put the inverse of minus the Hessian into `metric`; False, and nothing done, when it is not positive definite.
+
+    An infinite mean of the counts or a variance near 0 may leave a Hessian that is nearly singular: then the update
+    of the metric that has been is the better guide.
+    """
+    if extra is not None:
+        return False
+    n = par.size
+    hessian = np.zeros((n, n))
+    expand(
+        data, structure, X, joint, par, free, EXPANDED, False, v, work, moves, moves_beta, hessian,
+        np.zeros((0, 0, 0)),
+    )  # fmt: skip
+    scale = np.ones(n)
+    for i in range(n):
+        if free[i]:
+            if not hessian[i, i] < 0.0:
+                return False
+            scale[i] = 1.0 / math.sqrt(-hessian[i, i])
+    scaled, inverse = np.zeros((n, n)), np.empty((n, n))
+    for i in range(n):
+        scaled[i, i] = 1.0
+        for j in range(i):
+            if free[i] and free[j]:
+                scaled[i, j] = -0.5 * (hessian[i, j] + hessian[j, i]) * scale[i] * scale[j]
+    if not math.isfinite(cholesky(scaled)):
+        return False
+    for i in range(n):
+        if not scaled[i, i] > SINGULAR:
+            return False
+    cholesky_inverse(scaled, inverse)
+    for i in range(n):
+        for j in range(n):
+            metric[i, j] = inverse[i, j] * scale[i] * scale[j] if free[i] and free[j] else 0.0
+    return True
 
 
 @kernel

@@ -97,7 +97,7 @@ class Search:
 
     def _maximise(self, theta_stop: float) -> None:
         self.value, spent, self.status = maximise(
-            *self.model, self.par, self.metric, theta_stop, self.beta, self.v, self.gradient, self.work
+            *self.model, self.par, self.value, self.metric, theta_stop, self.beta, self.v, self.gradient, self.work
         )
         self.n_eval += spent
 
@@ -183,6 +183,7 @@ class Search:
 
     def polish(self) -> bool:
         """Exact Hessian and one Newton step; whether the point is a maximum."""
+        self.value = self.evaluate()  # the search may have ended elsewhere: with a step that it refused
         self.hessian = self._hessian(central=True)
         if self.first > self.first_zi and not negative_definite(self.hessian, self.free):
             # A zero inflation that the data do not determine is no reason to doubt the rest.

@@ -14,6 +14,7 @@ from typing import Any
 
 from joblib import Parallel, delayed
 from scanpy import logging as logg
+from threadpoolctl import threadpool_limits
 
 MAX_LOSSES = 3  # in a row, without a task done in between
 
@@ -48,7 +49,8 @@ def run_tasks(function: Callable[[Any], Any], tasks: Sequence[Callable[[], Any]]
         before = done
         # Not memmap: workers would get arrays that cannot be written to, for which kernels would be compiled again,
         # and a killed process would leave files behind.
-        with Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator", max_nbytes=None) as parallel:
+        workers = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator", max_nbytes=None)
+        with one_blas_thread(), workers as parallel:
             results = parallel(delayed(function)(task()) for task in tasks[done:])
             try:
                 for result in results:
@@ -65,6 +67,14 @@ def run_tasks(function: Callable[[Any], Any], tasks: Sequence[Callable[[], Any]]
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # that results which nobody waits for any more are dropped
                     results.close()
+
+
+def one_blas_thread() -> threadpool_limits:
+    """Keep BLAS from using threads of its own beside those of the run, where it would mostly wait for them.
+
+    The matrices of one gene are small; its results could also depend on the number of threads in their last bits.
+    """
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 def _killed_on_cluster() -> tuple[type[Exception], ...]:

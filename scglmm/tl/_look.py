@@ -15,6 +15,7 @@ from scglmm.formula.columns import in_memory
 from scglmm.inference.genes import GENES_PER_TASK, Options
 from scglmm.inference.leave_out import Estimates, Study, join
 from scglmm.inference.one_step import OneStep
+from scglmm.inference.tasks import one_blas_thread
 from scglmm.inference.wald import two_sided
 from scglmm.results.diagnosed import JOINED, PER_COEFFICIENT, REASONS, diagnosed_column
 from scglmm.results.read import StoredResult
@@ -165,7 +166,7 @@ class Look:
         genes = np.arange(self.positions.size)
         n_levels = max(1, self.levels.size)
         tasks = np.array_split(genes, -(-genes.size // GENES_PER_TASK))
-        with Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator") as parallel:
+        with one_blas_thread(), Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator") as parallel:
             base = join(list(parallel(delayed(study.fit)(some) for some in tasks)))
             self._check_same(base)
             one_step = OneStep(study)

@@ -20,6 +20,7 @@ def hessian_of(model, par, gradient, beta, v, joint, *, central=True, free=None)
     n = par.size
     free = np.ones(n, bool) if free is None else free
     d_covariance, d_beta = np.zeros((n, model.p, model.p)), np.zeros((n, model.p))
+    _, gradient, beta, v = model.evaluate(par, joint=joint, beta=beta, v=v)  # a Hessian overwrites the scratch arrays
     result = curvature.hessian(
         model.data, model.structure, model.X, joint, par.copy(), free, central, beta, v, gradient, model.work,
         d_covariance, d_beta,
@@ -72,7 +73,6 @@ def test_rows_of_fixed_parameters_are_zero(joint, as_python):
 def test_rough_hessian_is_close(joint, as_python):
     model, par, gradient, beta, v = state("slope", joint)
     exact, *_ = hessian_of(model, par, gradient, beta, v, joint)
-    _, gradient, beta, v = model.evaluate(par, joint=joint, beta=beta, v=v)
     rough, d_covariance, d_beta = hessian_of(model, par, gradient, beta, v, joint, central=False)
     size = np.sqrt(np.outer(np.abs(np.diag(exact)), np.abs(np.diag(exact))))
     assert np.abs((rough - exact) / size).max() < 0.01

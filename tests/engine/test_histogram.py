@@ -5,7 +5,7 @@ import pytest
 from scipy.special import digamma, gammaln
 
 from scglmm.compression.tables import DIRECT
-from scglmm.engine.histogram import exceedance, histogram_terms, log_factorials
+from scglmm.engine.histogram import exceedance, histogram_curvature, histogram_terms, log_factorials
 
 THETAS = (1e-8, 0.01, 0.3, 2.0, 50.0, 1e4, 1e6, 1e8)
 COUNTS = np.array([0, 0, 0, 1, 1, 2, 5, 40, DIRECT - 1, DIRECT, DIRECT + 1, DIRECT + 1, 500, 12_345])
@@ -52,10 +52,21 @@ def test_ten_million_counts_in_one_cell(theta):
     assert slope == pytest.approx(expected_slope, rel=1e-9)
 
 
+@pytest.mark.parametrize("theta", THETAS)
+def test_curvature_one_by_one(theta):
+    for y in (COUNTS, COUNTS[COUNTS <= DIRECT], np.array([0, 1]), np.array([1_000_000])):
+        expected = 0.0
+        for count in y:
+            j = np.arange(int(count), dtype=np.longdouble)
+            expected += (j * theta / (theta + j) ** 2).sum()
+        assert histogram_curvature(*arguments(y), theta) == pytest.approx(float(expected), rel=1e-9, abs=1e-300)
+
+
 def test_no_counts():
     exceed, tail = arguments(np.zeros(5))
     assert tail.shape == (2, 0)
     assert histogram_terms(exceed, tail, 1.5) == (0.0, 0.0)
+    assert histogram_curvature(exceed, tail, 1.5) == 0.0
     assert log_factorials(exceed, tail) == 0.0
 
 

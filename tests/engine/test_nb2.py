@@ -111,6 +111,35 @@ def kernel_rows(cells: Cells, eta: np.ndarray, theta: float, kernel=derivatives)
     return strata
 
 
+@numba.njit
+def second_order(nodes, start, theta, strata, out):
+    return nb2.second_order(nodes, start, theta, strata, out)
+
+
+def further(cells: Cells, eta: np.ndarray, theta: float) -> tuple[np.ndarray, float]:
+    """Further derivatives of the rows, and the second derivative in log(theta) of the log-likelihood."""
+    model = compile_model(cells)
+    strata, out = np.full((7, model.X.shape[0]), np.nan), np.empty((4, model.X.shape[0]))
+    strata[ETA] = eta
+    return out, second_order(model.data.nodes, model.data.start, theta, strata, out)
+
+
+def test_logarithms_are_taken_in_blocks_of_nodes():
+    rng = np.random.default_rng(0)
+    start = np.r_[0, 1, 700, 1023, 1024, 1030, 3200, 3201]
+    nodes, eta = np.abs(rng.normal(size=(3, start[-1]))), rng.normal(size=start.size - 1)
+    strata = np.full((7, eta.size), np.nan)
+    strata[ETA] = eta
+    m = nodes[0] * np.exp(np.repeat(eta, np.diff(start))) / 2.0
+    value, slope = log_likelihood(nodes, start, 2.0, strata)
+    assert value == pytest.approx(-np.sum((nodes[2] + 2.0 * nodes[1]) * np.log1p(m)), rel=1e-12)
+    expected = np.sum(2.0 * nodes[1] * (m / (1 + m) - np.log1p(m)) + nodes[2] * m / (1 + m))
+    assert slope == pytest.approx(expected, rel=1e-10)
+    # as quadrature calls it, one stratum after another
+    parts = [log_likelihood(nodes, start[s : s + 2], 2.0, strata[:, s : s + 1]) for s in range(eta.size)]
+    assert np.sum(parts, axis=0) == pytest.approx([value, slope], rel=1e-10)
+
+
 @pytest.mark.parametrize("theta", [0.01, 2.0, 1e8])
 def test_strata_of_one_node(theta):
     """They have code of their own: every node as a stratum adds up to the strata that have them together."""
@@ -159,6 +188,21 @@ def test_each_derivative_is_that_of_the_one_before(mean, theta):
     log_theta = np.log(theta)
     close(G_THETA, slope(lambda x: kernel_rows(cells, eta, np.exp(x))[G], log_theta))
     close(H_THETA, slope(lambda x: kernel_rows(cells, eta, np.exp(x))[H], log_theta))
+
+    found, bend = further(cells, eta, theta)
+    expected = [
+        slope(lambda x: kernel_rows(cells, x, theta)[T], eta),
+        slope(lambda x: kernel_rows(cells, eta, np.exp(x))[T], log_theta),
+        slope(lambda x: kernel_rows(cells, eta, np.exp(x))[G_THETA], log_theta),
+        slope(lambda x: kernel_rows(cells, eta, np.exp(x))[H_THETA], log_theta),
+    ]
+    assert found == pytest.approx(np.array(expected), rel=1e-6, abs=1e-8 * max(1e-4, size))
+
+    def theta_slope(log_theta: float) -> float:
+        m = np.exp(eta[cells.stratum] + cells.offset - log_theta)
+        return np.sum(-np.exp(log_theta) * np.log1p(m) + (cells.y + np.exp(log_theta)) * m / (1 + m))
+
+    assert bend == pytest.approx(slope(theta_slope, log_theta), rel=1e-6, abs=1e-9 * theta * cells.y.size)
 
 
 def test_both_kernels_give_the_same_first_derivatives():

@@ -12,9 +12,9 @@ def search(model, par, joint, *, metric=None, theta_stop=np.inf):
     """Run the search as Python, its criterion compiled."""
     par = np.array(par, float)
     metric = 0.01 * np.eye(par.size) if metric is None else metric.copy()
-    beta, v, gradient = np.zeros(model.p), np.zeros(model.q), np.empty(par.size)
+    value, gradient, beta, v = model.evaluate(par, joint=joint)
     value, n_eval, status = optimise.maximise(
-        model.data, model.structure, model.X, joint, par, metric, theta_stop, beta, v, gradient, model.work
+        model.data, model.structure, model.X, joint, par, value, metric, theta_stop, beta, v, gradient, model.work
     )
     return par, value, n_eval, status, gradient
 
