@@ -7,8 +7,8 @@ Wolfowitz 1956; Laird 1978), less a penalty on the third derivative of the logar
 is spread evenly, so a gene far above the others keeps its own estimate and does not move the density.
 
 Genes are tested under the *guarded* prior, in which the upper twentieth weighs more. Tests that are right on average
-over genes reject too often where the variance is among the largest; for a bound on the rejections there, tests under such
-a prior give way least in power (docs/mathematics.md).
+over genes reject too often where the variance is among the largest; for a bound on the rejections there, tests under
+such a prior give way least in power (docs/mathematics.md).
 """
 
 from __future__ import annotations
