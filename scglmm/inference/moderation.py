@@ -186,7 +186,7 @@ def moderate(
     found: list[Moderated | None] = [None] * len(profiles)
     for begin in range(0, there.size, BATCH):
         genes = there[begin : begin + BATCH]
-        weights = [prior.guarded(log_mean[genes], r) for r in range(R)]
+        weights = [prior.at(log_mean[genes], r) for r in range(R)]
         for g, moderated in zip(
             genes, _moderate_batch([profiles[g] for g in genes], weights, grid, frame), strict=True
         ):

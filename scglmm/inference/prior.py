@@ -5,10 +5,6 @@ of the gene. They maximise the marginal likelihood of all genes, each seen throu
 Wolfowitz 1956; Laird 1978), less a penalty on the third derivative of the logarithm of the density (Silverman 1982, doi
 10.1214/aos/1176345872): without information it is a log-normal distribution, with much of it any shape. A little weight
 is spread evenly, so a gene far above the others keeps its own estimate and does not move the density.
-
-Genes are tested under the *guarded* prior, in which the upper twentieth weighs more. Tests that are right on average
-over genes reject too often where the variance is among the largest; for a bound on the rejections there, tests under
-such a prior give way least in power (docs/mathematics.md).
 """
 
 from __future__ import annotations
@@ -23,7 +19,6 @@ from .sd_profile import MAX_SD, MIN_SD
 SPACING = {1: 0.15, 2: 0.3, 3: 0.5}  # of the grid of log(sigma), by the number of terms
 ROUGHNESS = 0.3  # half of it times the integral of the squared third derivative is the penalty
 FLOOR = 1e-4  # weight spread evenly
-GUARDED, GUARD = 0.05, 2.5  # the upper part of the prior, and how much more it weighs in tests
 MAX_ITERATIONS = 200
 FEWEST_ITERATIONS = 10
 TOLERANCE = 0.01  # of the marginal log-likelihood of all genes
@@ -73,10 +68,6 @@ class Prior:
         """(G, K + 1) weights for genes of given log mean."""
         return hats(log_mean, self.knots) @ self.weights[term]
 
-    def guarded(self, log_mean: np.ndarray, term: int) -> np.ndarray:
-        """(G, K + 1) the same, with more weight on the upper tail: what genes are tested under."""
-        return hats(log_mean, self.knots) @ guard(self.weights[term])
-
     def status(self, term: int) -> str:
         """`ok`, or the edge on which the prior of a term lies."""
         weights = self.weights[term].mean(axis=0)
@@ -97,14 +88,6 @@ def hats(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
     if knots.size == 1:
         return np.ones((x.size, 1))
     return np.stack([np.interp(x, knots, row) for row in np.eye(knots.size)], axis=1)
-
-
-def guard(weights: np.ndarray) -> np.ndarray:
-    """Multiply what lies above the quantile ``1 - GUARDED`` of each row by `GUARD`; rows sum to 1 again."""
-    above = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]  # of this point and all higher ones
-    inside = np.clip(GUARDED - (above - weights), 0.0, weights)  # of this point's weight
-    guarded = weights + (GUARD - 1) * inside
-    return guarded / guarded.sum(axis=1, keepdims=True)
 
 
 def estimate_prior(likelihood: np.ndarray, log_mean: np.ndarray) -> Prior:

@@ -132,7 +132,7 @@ def test_against_direct_integration():
         )  # fmt: skip
         beta.append(laplace.x[1])
         variance.append(np.linalg.inv(hessian)[-1, -1])
-    weight = np.exp(np.array(value) - max(value)) * prior.guarded(log_mean[[g]], 0)[0]
+    weight = np.exp(np.array(value) - max(value)) * prior.at(log_mean[[g]], 0)[0]
     weight /= weight.sum()
     np.testing.assert_allclose(fits[g].beta[1], weight @ beta, atol=0.02 * fits[g].se[1])
     np.testing.assert_allclose(fits[g].moderated[0], weight @ np.exp(2 * log_sd), rtol=0.05)

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from scglmm.inference.prior import AT_ZERO, EDGE, GUARD, GUARDED, OK, Prior, estimate_prior, guard, hats, log_sd_grid
+from scglmm.inference.prior import AT_ZERO, EDGE, OK, Prior, estimate_prior, hats, log_sd_grid
 
 
 def one_way(sd: np.ndarray, df: int, variance: float, rng: np.random.Generator) -> np.ndarray:
@@ -28,8 +28,6 @@ def test_recovers_a_log_normal_distribution():
     np.testing.assert_allclose(found[1], true[1], rtol=0.1)
     # Neither widened nor narrowed, when only every gene's likelihood is known.
     assert 0.85 < np.log(found[2] / found[0]) / np.log(true[2] / true[0]) < 1.25
-    # What genes are tested under is wider: tests of genes in its upper tail depend on that.
-    assert np.cumsum(prior.guarded(np.zeros(1), 0))[np.searchsorted(prior.log_sd, np.log(true[2]))] < 0.9
 
 
 def test_follows_a_trend_with_mean_expression():
@@ -156,15 +154,3 @@ def test_marginal_likelihood_is_that_of_a_direct_search():
     median = prior.quantiles(np.zeros(1), 0, np.array([0.5]))[0, 0]
     above = np.cumsum(weights(best.x))
     assert median == pytest.approx(np.interp(0.5, above, np.concatenate([[0.0], np.exp(grid)])), rel=0.05)
-
-
-def test_guard_weighs_the_upper_tail():
-    weights = np.array([[0.5, 0.3, 0.19, 0.01, 0.0]])
-    guarded = guard(weights)
-    np.testing.assert_allclose(guarded.sum(), 1.0)
-    total = 1 + (GUARD - 1) * GUARDED
-    np.testing.assert_allclose(guarded[0, :2], weights[0, :2] / total)
-    np.testing.assert_allclose(guarded[0, 3], GUARD * weights[0, 3] / total)
-    inside = GUARDED - weights[0, 3]  # of the third
-    np.testing.assert_allclose(guarded[0, 2], (weights[0, 2] + (GUARD - 1) * inside) / total)
-    assert guarded[0, 4] == 0.0
