@@ -30,7 +30,7 @@ from .sd_profile import MIN_SD, NODES, Profile, barycentric, can_profile
 
 POINTS = {1: 64, 2: 18, 3: 11}  # of each standard deviation in the integrals, besides 0
 SHARP = 20.0  # fall of the log-likelihood beyond which points are not spent
-MAX_GENES = {1: 100_000, 2: 1_500, 3: 500}  # from which a prior is estimated
+MAX_GENES = {1: 20_000, 2: 1_500, 3: 500}  # from which a prior is estimated
 LEVELS = (0.05, 0.0005)  # two-sided, where the t distribution meets the mixture
 MAX_DF = 1e6  # beyond this a t is a z
 BATCH = 64
@@ -309,7 +309,7 @@ def _mixture_point(
         tail, density = np.maximum(tail, 1e-300), np.maximum(density / np.sqrt(2 * np.pi), 1e-300)
         step = np.log(tail / level) * tail / density
         x = x + np.clip(step, -0.5 * x, x)
-        if np.abs(step / x).max() < 1e-10:
+        if np.abs(step / x).max() < 1e-6:  # the next one would be its square
             break
     return x
 

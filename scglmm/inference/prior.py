@@ -1,11 +1,10 @@
 """Prior of the standard deviations of the random effects, estimated over all genes.
 
-For each random term, independently, a distribution on 0 and a grid of log(sigma) that changes with the mean expression
-of the gene: between knots (quantiles of the log mean) the weights are interpolated. The weights maximise the marginal
-likelihood of all genes, each seen through its REML profile, by EM; after every step the weights on log(sigma) are
-smoothed (EMS: Silverman et al. 1990, doi 10.1111/j.2517-6161.1990.tb01779.x), which is what keeps a nonparametric
-estimate (Kiefer and Wolfowitz 1956; Laird 1978) from becoming a few spikes. Nothing is assumed of its shape: there may
-be a mass at 0, and a gene far above the others keeps its own estimate because some mass stays everywhere.
+For each random term, independently: a mass at 0, and a density of log(sigma) whose location follows the mean expression
+of the gene. They maximise the marginal likelihood of all genes, each seen through its REML profile, by EM (Kiefer and
+Wolfowitz 1956; Laird 1978), less a penalty on the third derivative of the logarithm of the density (Silverman 1982, doi
+10.1214/aos/1176345872): without information it is a log-normal distribution, with much of it any shape. A little weight
+is spread evenly, so a gene far above the others keeps its own estimate and does not move the density.
 """
 
 from __future__ import annotations
@@ -18,14 +17,19 @@ import numpy as np
 from .sd_profile import MAX_SD, MIN_SD
 
 SPACING = {1: 0.15, 2: 0.3, 3: 0.5}  # of the grid of log(sigma), by the number of terms
-BANDWIDTH = 0.3  # standard deviation of the smoothing kernel in log(sigma)
-FLOOR = 1e-4  # total weight spread evenly
-MAX_ITERATIONS = 300
-TOLERANCE = 3e-6
+ROUGHNESS = 0.3  # half of it times the integral of the squared third derivative is the penalty
+FLOOR = 1e-4  # weight spread evenly
+MAX_ITERATIONS = 200
+FEWEST_ITERATIONS = 10
+TOLERANCE = 0.01  # of the marginal log-likelihood of all genes
 GENES_PER_KNOT = 300
-MAX_KNOTS = 4
+MAX_KNOTS = 4  # of the location
+FINE_KNOTS = 17  # at which the weights are kept
+SMALLEST_RANGE = 0.1  # of the log mean, for a trend
+MAX_SHIFT = 3.0  # of log(sigma), along the trend
 EDGE = 0.95  # weight at 0 above which the data are said not to show any variance
 UPPER_EDGE = 0.2
+MIN_MASS = 1e-4  # at 0 and elsewhere
 
 OK, AT_ZERO, AT_UPPER = "ok", "at_zero", "at_upper_limit"
 
@@ -87,7 +91,7 @@ def hats(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
 
 
 def estimate_prior(likelihood: np.ndarray, log_mean: np.ndarray) -> Prior:
-    """Estimate the prior by maximum marginal likelihood with smoothing.
+    """Estimate the prior by penalised maximum marginal likelihood.
 
     Parameters
     ----------
@@ -98,43 +102,147 @@ def estimate_prior(likelihood: np.ndarray, log_mean: np.ndarray) -> Prior:
     """
     n_terms = likelihood.ndim - 1
     grid = log_sd_grid(n_terms)
-    n_knots = int(np.clip(log_mean.size // GENES_PER_KNOT, 1, MAX_KNOTS))
-    knots = np.unique(np.quantile(log_mean, np.linspace(0, 1, n_knots))) if n_knots > 1 else np.median(log_mean)[None]
+    # Sums over genes are taken in one order, whatever that of the genes is.
+    order = np.argsort(log_mean, kind="stable")
+    if (np.diff(order) < 0).any():
+        likelihood, log_mean = likelihood[order], log_mean[order]
+    knots, trend = _knots(log_mean)
     basis = hats(log_mean, knots)
-    smoother = _smoother(grid)
-    size = grid.size + 1
-    weights = [np.full((knots.size, size), 1 / size) for _ in range(n_terms)]
-    n_iterations = 0
+    terms = [_Term(grid, trend) for _ in range(n_terms)]
+    last, n_iterations = -np.inf, 0
     while n_iterations < MAX_ITERATIONS:
         n_iterations += 1
-        priors = [basis @ w for w in weights]
-        updated = []
-        for term in range(n_terms):
+        priors = [basis @ term.weights for term in terms]
+        for r, term in enumerate(terms):
             # Likelihood of every value of this term's sigma, the others integrated out.
-            left = _integrate(likelihood, priors, term)
-            share = left / np.maximum(1e-300, (left * priors[term]).sum(axis=1, keepdims=True))
-            new = weights[term] * (basis.T @ share)
-            new /= new.sum(axis=1, keepdims=True)
-            new[:, 1:] = new[:, 1:] @ smoother
-            updated.append((1 - FLOOR) * new + FLOOR / size)
-        change = max(np.abs(a - b).max() for a, b in zip(weights, updated, strict=True))
-        weights = updated
-        if change < TOLERANCE:
+            left = _integrate(likelihood, priors, r)
+            marginal = np.maximum(1e-300, np.einsum("gk,gk->g", left, priors[r]))
+            term.update(term.weights * (basis.T @ (left / marginal[:, None])))
+        # The marginal likelihood is the same whichever term is integrated out last.
+        value = np.log(marginal).sum()
+        if n_iterations > FEWEST_ITERATIONS and abs(value - last) < TOLERANCE:
             break
-    return Prior(knots, grid, weights, log_mean.size, n_iterations)
+        last = value
+    return Prior(knots, grid, [term.weights for term in terms], log_mean.size, n_iterations)
+
+
+class _Term:
+    """Mass at 0, density and location of one standard deviation.
+
+    Attributes
+    ----------
+    weights
+        (B, K + 1) at the fine knots.
+    """
+
+    def __init__(self, grid: np.ndarray, trend: np.ndarray) -> None:
+        self.spacing = grid[1] - grid[0]
+        third = np.diff(np.eye(grid.size), 3, axis=0)
+        # Its mean, of which the density does not depend, is held at 0; and a little everywhere, for where no gene is.
+        held = np.full((grid.size, grid.size), 1 / grid.size) + 1e-6 * np.eye(grid.size)
+        self.penalty = ROUGHNESS * self.spacing**-5 * third.T @ third + held
+        self.trend = trend
+        self.slopes = np.zeros(trend.shape[1])
+        self.mass = 0.1
+        start = -0.5 * (grid - math.log(0.2)) ** 2
+        self.log_density = start - start.mean()
+        self._build()
+
+    def _build(self) -> None:
+        """Weights at the knots from the parameters."""
+        size = self.log_density.size
+        steps = self.trend @ self.slopes / self.spacing
+        whole = np.floor(steps).astype(int)
+        self.part = (steps - whole)[:, None]
+        # A point of the shifted density lies between these two.
+        self.upper = np.clip(np.arange(size) - whole[:, None], 0, size - 1)
+        self.lower = np.clip(np.arange(size) - whole[:, None] - 1, 0, size - 1)
+        density = np.exp(self.log_density - self.log_density.max())
+        self.density = density / density.sum()
+        shifted = self._shift(self.density)
+        total = shifted.sum(axis=1, keepdims=True)
+        weights = np.hstack([np.full_like(total, self.mass), (1 - self.mass) * shifted / total])
+        self.shifted = shifted
+        self.weights = (1 - FLOOR) * weights + FLOOR / (size + 1)
+
+    def _shift(self, values: np.ndarray) -> np.ndarray:
+        """(B, K) values of the density, moved along the trend."""
+        return (1 - self.part) * values[self.upper] + self.part * values[self.lower]
+
+    def update(self, expected: np.ndarray) -> None:
+        """One step of EM from the (B, K + 1) expected numbers of genes at the knots."""
+        size = self.log_density.size
+        expected = expected * (1 - FLOOR / (size + 1) / self.weights)  # without those of the even part
+        at_zero, expected = expected[:, 0].sum(), expected[:, 1:]
+        n = expected.sum()
+        self.mass = float(np.clip(at_zero / max(at_zero + n, 1e-300), MIN_MASS, 1 - MIN_MASS))
+        # Back to the density before it was moved: each point came from two.
+        ratio = expected / np.maximum(self.shifted, 1e-300)
+        counts = np.bincount(self.upper.ravel(), ((1 - self.part) * ratio).ravel(), size)
+        counts = self.density * (counts + np.bincount(self.lower.ravel(), (self.part * ratio).ravel(), size))
+        if self.slopes.size:
+            self._follow(expected)
+        self.log_density = _maximise(self.log_density, counts, self.penalty)
+        self._build()
+
+    def _follow(self, expected: np.ndarray) -> None:
+        """Scoring step of the location; slopes have a standard normal prior."""
+        slope = self._shift(np.gradient(self.log_density, self.spacing))
+        gradient = -self.trend.T @ np.einsum("bk,bk->b", expected, slope) - self.slopes
+        information = np.einsum("bk,bk->b", expected, slope**2)
+        hessian = self.trend.T @ (information[:, None] * self.trend) + np.eye(self.slopes.size)
+        moved = self.slopes + np.clip(np.linalg.solve(hessian, gradient), -0.5, 0.5)
+        self.slopes = np.clip(moved, -MAX_SHIFT, MAX_SHIFT)
+
+
+def _maximise(log_density: np.ndarray, counts: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+    """Two Newton steps of the penalised multinomial likelihood, which is concave in the log density."""
+    n = counts.sum()
+
+    def value(x: np.ndarray) -> float:
+        return counts @ x - n * np.log(np.exp(x - x.max()).sum()) - n * x.max() - 0.5 * x @ penalty @ x
+
+    best = value(log_density)
+    for _ in range(2):
+        density = np.exp(log_density - log_density.max())
+        density /= density.sum()
+        gradient = counts - n * density - penalty @ log_density
+        hessian = n * (np.diag(density) - np.outer(density, density)) + penalty
+        step = np.linalg.solve(hessian, gradient)
+        step *= min(1.0, 5.0 / max(1e-300, np.abs(step).max()))
+        for _ in range(20):
+            # A fall within rounding is none: what is found must not depend on the order of the genes.
+            if (found := value(log_density + step)) >= best - 1e-10 * abs(best):
+                log_density, best = log_density + step, found
+                break
+            step *= 0.5
+    return log_density
+
+
+def _knots(log_mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) knots at which weights are kept, and (B, L) what the location is linear in, of mean 0 over the genes."""
+    low, high = log_mean.min(), log_mean.max()
+    if high - low < SMALLEST_RANGE:
+        return np.median(log_mean)[None], np.zeros((1, 0))
+    fine = np.linspace(low, high, FINE_KNOTS)
+    n = int(np.clip(1 + log_mean.size // GENES_PER_KNOT, 2, MAX_KNOTS))
+    coarse = np.unique(np.quantile(log_mean, np.linspace(0, 1, n)))
+    of_genes = hats(log_mean, coarse).mean(axis=0)
+    # One less than knots: the location where the first would be 1 is that of the density.
+    return fine, (hats(fine, coarse) - of_genes)[:, 1:]
 
 
 def _integrate(likelihood: np.ndarray, priors: list[np.ndarray], keep: int) -> np.ndarray:
     """(G, K + 1) likelihood of one term's sigma with the others integrated out under their priors."""
     for term in reversed(range(len(priors))):
         if term != keep:
-            # Axis 0 is genes; higher axes have gone already, so this term is the last but for `keep`.
-            axis = term + 1
-            likelihood = np.einsum("g...k,gk->g...", np.moveaxis(likelihood, axis, -1), priors[term])
+            # Axis 0 is genes, then what is before this term, this term, and at most `keep` behind it.
+            n, size = priors[term].shape
+            behind = math.prod(likelihood.shape[term + 2 :])
+            shape = likelihood.shape[: term + 1] + likelihood.shape[term + 2 :]
+            if behind == 1:
+                likelihood = likelihood.reshape(n, -1, size) @ priors[term][:, :, None]
+            else:
+                likelihood = priors[term][:, None, None, :] @ likelihood.reshape(n, -1, size, behind)
+            likelihood = likelihood.reshape(shape)
     return likelihood
-
-
-def _smoother(grid: np.ndarray) -> np.ndarray:
-    """(K, K) Gaussian kernel; rows sum to 1, so that mass is kept at the ends."""
-    kernel = np.exp(-0.5 * ((grid[:, None] - grid) / BANDWIDTH) ** 2)
-    return kernel / kernel.sum(axis=1, keepdims=True)
