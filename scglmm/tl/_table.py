@@ -104,27 +104,27 @@ def make_table(
     dvcov = spread(fits.column("d_vcov").reshape(-1, m, p, p)[..., lower[0], lower[1]]) if m else None
     terms = dict(enumerate(design.columns)) | {j: term.name for term in design.terms for j in term.columns}
     columns = source.columns[positions]
-    fit = pd.DataFrame({"theta": spread(fits.column("theta"))})
-    for name, values in _variance_columns(frame, fits).items():
-        fit[name] = spread(values)
+    # All columns at once: a covariance matrix of many columns would leave a fragmented table.
+    found: dict[str, np.ndarray] = {"theta": fits.column("theta")}
+    found |= _variance_columns(frame, fits)
     if fits.prior is not None:
-        for name, values in _moderated_columns(frame, fits).items():
-            fit[name] = spread(values)
-    for name, values in _inflation_columns(inflation, fits).items():
-        fit[name] = spread(values)
-    fit["loglik"] = spread(fits.column("loglik"))
-    fit["mean"] = summary.gene_total[columns] / frame.n_total
-    fit["n_cells"] = summary.gene_cells[columns]
+        found |= _moderated_columns(frame, fits)
+    found |= _inflation_columns(inflation, fits) | {"loglik": fits.column("loglik")}
     donors = np.zeros(n, np.int64)
     donors[testable] = fits.donors
-    fit["n_donors"] = donors
-    for name in ("n_eval", "grad"):
-        fit[name] = spread(fits.column(name).astype(float))
     status = np.full(n, TOO_FEW_COUNTS, dtype=object)
     status[testable] = fits.column("status")
-    fit["status"] = status
-    for name in ("null_intercept", "null_var", "var_linpred"):
-        fit[name] = spread(fits.column(name))
+    fit = pd.DataFrame(
+        {name: spread(values) for name, values in found.items()}
+        | {
+            "mean": summary.gene_total[columns] / frame.n_total,
+            "n_cells": summary.gene_cells[columns],
+            "n_donors": donors,
+        }
+        | {name: spread(fits.column(name).astype(float)) for name in ("n_eval", "grad")}
+        | {"status": status}
+        | {name: spread(fits.column(name)) for name in ("null_intercept", "null_var", "var_linpred")}
+    )
     variances = np.array([random_variance(frame, f.sigma) for f in fits.fits]).reshape(len(fits.fits), len(frame.terms))
     return GeneTable(
         genes=var_names[positions],

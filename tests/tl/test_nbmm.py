@@ -176,3 +176,26 @@ def test_names_with_a_slash(adata, tmp_path):
     back = ad.read_h5ad(tmp_path / "a.h5ad")
     for coefficient in ("Dx[T.AD/MCI]", "a/b", "I(Age / 10)"):
         assert scglmm.get.nbmm_df(back, coefficient)["pval"].notna().sum() == adata.var["tested"].sum()
+
+
+def test_covariance_matrix_of_many_columns(recwarn):
+    """The table of the fits has a column for each of its 120 entries, and is in one piece."""
+    rng = np.random.default_rng(0)
+    level = np.tile(np.arange(15), 60)
+    obs = pd.DataFrame(
+        {
+            "donor": np.repeat([f"d{i}" for i in range(6)], 150),
+            "type": pd.Categorical(level),
+            "size": rng.uniform(1, 2, 900),
+        },
+        index=[f"c{i}" for i in range(900)],
+    )
+    counts = rng.poisson(1.0, (900, 2))
+    counts[:, 1] = 0
+    counts[:3, 1] = 1  # of one gene there is no fit
+    adata = ad.AnnData(counts.astype(np.float32), obs=obs)
+    scglmm.tl.nbmm(adata, "~ offset(log(size)) + (type|donor)", n_jobs=1)
+    fit = adata.varm["nbmm_fit"]
+    assert fit.columns.str.startswith(("var[", "cov[")).sum() == 120
+    assert list(fit["status"]) == [fit["status"].iloc[0], "too_few_counts"]
+    assert not [w for w in recwarn if issubclass(w.category, pd.errors.PerformanceWarning)]
