@@ -84,7 +84,7 @@ class Checkpoint:
             raise ValueError(msg)
 
     def take(self, fingerprint: Fingerprint, sizes: list[int]) -> None:
-        """Take the folder for a run of so many genes in each group of cells.
+        """Take the folder for a run of so many genes in each group of cells, or share of one.
 
         Raises
         ------

@@ -348,7 +348,9 @@ FORMULAIC = {
 }
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, np._core._exceptions._ArrayMemoryError((9,), np.dtype("f8"))])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, MemoryError, np._core._exceptions._ArrayMemoryError((9,), np.dtype("f8"))]
+)
 @pytest.mark.parametrize("where", FORMULAIC)
 def test_stopped_inside_formulaic(fitted, where, error, assert_untouched, monkeypatch):
     """What stops it is told from a formula that it cannot code, also where formulaic turns it into its own error."""
