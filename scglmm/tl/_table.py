@@ -104,27 +104,28 @@ def make_table(
     dvcov = spread(fits.column("d_vcov").reshape(-1, m, p, p)[..., lower[0], lower[1]]) if m else None
     terms = dict(enumerate(design.columns)) | {j: term.name for term in design.terms for j in term.columns}
     columns = source.columns[positions]
-    fit = pd.DataFrame({"theta": spread(fits.column("theta"))})
+    measures = {"theta": spread(fits.column("theta"))}
     for name, values in _variance_columns(frame, fits).items():
-        fit[name] = spread(values)
+        measures[name] = spread(values)
     if fits.prior is not None:
         for name, values in _moderated_columns(frame, fits).items():
-            fit[name] = spread(values)
+            measures[name] = spread(values)
     for name, values in _inflation_columns(inflation, fits).items():
-        fit[name] = spread(values)
-    fit["loglik"] = spread(fits.column("loglik"))
-    fit["mean"] = summary.gene_total[columns] / frame.n_total
-    fit["n_cells"] = summary.gene_cells[columns]
+        measures[name] = spread(values)
+    measures["loglik"] = spread(fits.column("loglik"))
+    measures["mean"] = summary.gene_total[columns] / frame.n_total
+    measures["n_cells"] = summary.gene_cells[columns]
     donors = np.zeros(n, np.int64)
     donors[testable] = fits.donors
-    fit["n_donors"] = donors
+    measures["n_donors"] = donors
     for name in ("n_eval", "grad"):
-        fit[name] = spread(fits.column(name).astype(float))
+        measures[name] = spread(fits.column(name).astype(float))
     status = np.full(n, TOO_FEW_COUNTS, dtype=object)
     status[testable] = fits.column("status")
-    fit["status"] = status
+    measures["status"] = status
     for name in ("null_intercept", "null_var", "var_linpred"):
-        fit[name] = spread(fits.column(name))
+        measures[name] = spread(fits.column(name))
+    fit = pd.DataFrame(measures)  # at once: pandas warns where hundreds of columns come one after another
     variances = np.array([random_variance(frame, f.sigma) for f in fits.fits]).reshape(len(fits.fits), len(frame.terms))
     return GeneTable(
         genes=var_names[positions],

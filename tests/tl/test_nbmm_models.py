@@ -122,3 +122,14 @@ def test_gene_names_may_be_duplicated(adata, fitted, formula):
         scglmm.tl.nbmm(adata, formula, mask_var="tested")
     mask = adata.var["tested"].to_numpy()
     np.testing.assert_array_equal(adata.varm["nbmm_coef"].to_numpy()[mask], fitted.varm["nbmm_coef"].to_numpy()[mask])
+
+
+@pytest.mark.filterwarnings("ignore:.0 . x.SubID. asks for 120 variances")
+def test_many_variances(adata):
+    """One of the columns of a result for each: 120 of them, and pandas is content."""
+    adata = adata[:, :2].copy()
+    adata.obs["x"] = pd.Categorical(np.resize([f"x{i:02d}" for i in range(15)], adata.n_obs))
+    scglmm.tl.nbmm(adata, "~ offset(log(libSize)) + (0 + x|SubID)", min_cells=100_000)
+    fit = adata.varm["nbmm_fit"]
+    assert fit.columns.str.startswith(("var[", "cov[")).sum() == 120
+    assert set(fit["status"]) == {"too_few_counts"}
