@@ -17,7 +17,7 @@ from formulaic.parser.types import Factor, Term
 from formulaic.transforms.contrasts import TreatmentContrasts
 
 from .columns import Column, constant_value
-from .errors import DesignError, FormulaError
+from .errors import DesignError, FormulaError, pass_memory_error
 from .evaluate import Value, evaluate, listed
 from .rank import aliased_columns
 from .safety import Expression
@@ -144,10 +144,9 @@ class Coder:
         try:
             with np.errstate(all="ignore"):  # inf * 0 in a product: `_check_finite` says where
                 matrix = materializer.get_model_matrix(spec)
-        except MemoryError:
-            raise
         except Exception as error:
             # formulaic's errors derive from Exception
+            pass_memory_error(error)
             msg = f"The terms {', '.join(factors) or '1'} could not be coded: {error}"
             raise DesignError(msg) from error
         return np.ascontiguousarray(matrix, dtype=np.float64), matrix.model_spec

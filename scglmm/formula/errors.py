@@ -14,6 +14,18 @@ class DesignError(ValueError):
     """
 
 
+def pass_memory_error(error: Exception) -> None:
+    """Raise MemoryError where that is behind an error of formulaic: it is nothing that a user could put right.
+
+    formulaic turns whatever goes wrong with a factor into an error of its own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            raise MemoryError(str(cause) or "no memory is left for the design") from None
+        cause = cause.__cause__ or cause.__context__
+
+
 def point_at(text: str, position: int, message: str) -> FormulaError:
     """Error with the first line of `message`, the formula, a caret under `position`, and the rest of `message`."""
     what, _, advice = message.partition("\n")

@@ -19,7 +19,7 @@ from formulaic.materializers.types import FactorValues
 from formulaic.transforms import TRANSFORMS
 from formulaic.transforms.contrasts import Contrasts, ContrastsRegistry, TreatmentContrasts
 
-from .errors import DesignError, FormulaError
+from .errors import DesignError, FormulaError, pass_memory_error
 from .safety import CODINGS, CONTR, MATHS, unparse
 
 Value: TypeAlias = Any
@@ -163,9 +163,8 @@ class _Evaluation:
         state = self.state.setdefault(unparse(node), {})
         try:
             return _STATEFUL[name](*args, **words, _state=state)
-        except MemoryError:
-            raise
         except Exception as error:
+            pass_memory_error(error)
             # whatever goes wrong in formulaic, the user hears which call of the formula it was
             msg = f"{unparse(node)!r} cannot be computed: {error}"
             raise DesignError(msg) from error
@@ -214,6 +213,7 @@ class _Evaluation:
         try:
             coding = make(*args, **words)
         except Exception as error:
+            pass_memory_error(error)
             msg = f"{call!r} cannot be computed: {error}"
             raise FormulaError(msg) from error
         if isinstance(coding, TreatmentContrasts) and (args or words):

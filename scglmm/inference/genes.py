@@ -157,6 +157,7 @@ def fit_parts(
     inflations: Sequence[Inflation | None] | None = None,
     finer: Sequence[Callable[[], Placed] | None] | None = None,
     saved: Saved | None = None,
+    shares: Sequence[tuple[int, np.ndarray]] | None = None,
 ) -> list[GeneFits]:
     """Fit several sets of cells, each its own model and genes; the matrix is read once for every block of genes.
 
@@ -164,18 +165,41 @@ def fit_parts(
     with nodes in covariates of the cells has in `finer` what makes nodes for larger effects
     (`scglmm.inference.cell_level`): its genes that need them are fitted again when all others are done. Genes that
     are in `saved` are not fitted, and not read, again; all others are added to it.
+
+    Parts may share a model, on other nodes for other genes: `shares` has for every part the number of its fits among
+    those that are returned, and where its genes stand among them.
     """
     inflations = [None] * len(parts) if inflations is None else inflations
-    models = [_Model(*each, options) for each in zip(parts, frames, inflations, strict=True)]
+    if shares is None:
+        shares = [(k, np.arange(part.genes.size)) for k, part in enumerate(parts)]
+    whole = [_Whole(shares, k, parts) for k in range(1 + max((k for k, _ in shares), default=-1))]
+    carriers = {id(frame): _carriers(frame) for frame in {id(frame): frame for frame in frames}.values()}
+    models = [
+        _Model(part, frame, inflation, options, whole[k].genes.size, carriers[id(frame)])
+        for part, frame, inflation, (k, _) in zip(parts, frames, inflations, shares, strict=True)
+    ]
     found = _fit_all(matrix, parts, models, n_jobs, max_bytes, progress, saved)
     for k, again in enumerate([None] * len(parts) if finer is None else finer):
-        _fit_again(matrix, parts[k], again, options, found[k], n_jobs, max_bytes)
-    return [
-        _moderate(
-            GeneFits(part.genes, each.fits, each.donors, each.totals, not_moderated=model.not_moderated), model.frame
-        )
-        for part, model, each in zip(parts, models, found, strict=True)
-    ]
+        _fit_again(matrix, parts[k], again, options, found[k], n_jobs, max_bytes, whole[shares[k][0]].genes.size)
+    return [_moderate(each.join(found, models[each.first].not_moderated), frames[each.first]) for each in whole]
+
+
+class _Whole:
+    """The genes of all parts that share a model."""
+
+    def __init__(self, shares: Sequence[tuple[int, np.ndarray]], number: int, parts: Sequence[Part]) -> None:
+        self.at = {k: at for k, (of, at) in enumerate(shares) if of == number}
+        self.first = min(self.at)
+        self.genes = np.empty(sum(at.size for at in self.at.values()), np.int64)
+        for k, at in self.at.items():
+            self.genes[at] = parts[k].genes
+
+    def join(self, found: Sequence[_Found], not_moderated: str) -> GeneFits:
+        """Put the fits of all parts in one order."""
+        joined = _Found(self.genes.size)
+        for k, at in self.at.items():
+            joined.add(Piece(k, at, found[k].fits, found[k].donors, found[k].totals))
+        return GeneFits(self.genes, joined.fits, joined.donors, joined.totals, not_moderated=not_moderated)
 
 
 def _fit_again(
@@ -186,6 +210,7 @@ def _fit_again(
     found: _Found,
     n_jobs: int,
     max_bytes: float,
+    n_genes: int,
 ) -> None:
     """Replace the fits that need other nodes, with ever finer ones."""
     while finer is not None:
@@ -195,7 +220,8 @@ def _fit_again(
         placed = finer()
         part, finer = replace(part, nodes=placed.nodes), placed.finer
         some = replace(part, genes=part.genes[at])
-        (more,) = _fit_all(matrix, [some], [_Model(part, placed.frame, None, options)], n_jobs, max_bytes)
+        model = _Model(part, placed.frame, None, options, n_genes, _carriers(placed.frame))
+        (more,) = _fit_all(matrix, [some], [model], n_jobs, max_bytes)
         found.add(Piece(0, at, more.fits, more.donors, more.totals))
 
 
@@ -281,18 +307,30 @@ def _with_prior(fit: GeneFit, new: Moderated) -> GeneFit:
     )
 
 
-class _Model:
-    """What all genes of a part share."""
+def _carriers(frame: Frame) -> list[Carrier | None]:
+    """Find what carries every coefficient."""
+    return [find_carrier(frame, contrast) for contrast in np.eye(frame.X.shape[1])]
 
-    def __init__(self, part: Part, frame: Frame, inflation: Inflation | None, options: Options) -> None:
-        self.frame, self.options = frame, options
+
+class _Model:
+    """What all genes of a part share; `n_genes` are fitted with this model."""
+
+    def __init__(
+        self,
+        part: Part,
+        frame: Frame,
+        inflation: Inflation | None,
+        options: Options,
+        n_genes: int,
+        carriers: list[Carrier | None],
+    ) -> None:
+        self.frame, self.options, self.carriers = frame, options, carriers
         self.inflation, self.exposure = inflation, None
         self.not_moderated = why_not_moderated(
-            *(frame, part.genes.size, options.moderate, options.method),
+            *(frame, n_genes, options.moderate, options.method),
             family=options.family,
             inflated=inflation is not None,
         )
-        self.carriers = [find_carrier(frame, contrast) for contrast in np.eye(frame.X.shape[1])]
         self.shift = float(part.nodes.offset.max()) if frame.has_constant else 0.0
         self.grid = part.nodes.grid
         if options.family == "poisson" and inflation is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import time
@@ -84,7 +85,7 @@ class Checkpoint:
             raise ValueError(msg)
 
     def take(self, fingerprint: Fingerprint, sizes: list[int]) -> None:
-        """Take the folder for a run of so many genes in each group of cells.
+        """Take the folder for a run of so many genes in each group of cells, or share of one.
 
         Raises
         ------
@@ -154,7 +155,10 @@ class Checkpoint:
         for part in list(self.pending):
             piece = join_pieces(self.pending.pop(part))
             arrays = piece.arrays() | {"run": np.array(self.run)}
-            self._write(f"part{part:04d}-{int(piece.at.min()):06d}.npz", lambda file, a=arrays: np.savez(file, **a))
+            contents = io.BytesIO()  # numpy 2.0 leaves a file that cannot grow in a state that is complained of later
+            np.savez(contents, **arrays)
+            name = f"part{part:04d}-{int(piece.at.min()):06d}.npz"
+            self._write(name, lambda file, contents=contents: file.write(contents.getbuffer()))
         self.written = time.monotonic()
 
     def __enter__(self) -> Checkpoint:

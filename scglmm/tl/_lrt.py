@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scanpy import logging as logg
 
+from scglmm.compression.tables import Part
 from scglmm.formula import Design, build_design, formula_columns, parse_formula
 from scglmm.formula.columns import in_memory
 from scglmm.inference.cell_level import place_models
 from scglmm.inference.frame import Frame, make_frame, strata_of
 from scglmm.inference.gene import NOT_CONVERGED
-from scglmm.inference.genes import Options, fit_genes
+from scglmm.inference.genes import Options, fit_parts
 from scglmm.inference.lrt import SAME, Comparison, compare
 from scglmm.inference.varpart import log_mean_exp
 from scglmm.inference.wald import benjamini_hochberg
@@ -25,7 +27,8 @@ from scglmm.results.writable import writable
 from scglmm.results.write import assign, check_target
 
 from ._counts import Source, check_counts, find_counts
-from ._prepare import singularity, tolerance
+from ._precision import share_genes
+from ._prepare import singularity
 from ._reading import TABLE_BYTES
 from ._table import TOO_FEW_COUNTS
 from ._workers import effective_jobs, progress_bar
@@ -224,14 +227,8 @@ class _Models:
         self.family = str(entry.get("family", "nbinom2"))
         designs = [self.full, smaller]
         self.frames: list[Frame] = [make_frame(design, first, np.bincount(stratum)) for design in designs]
-        self.placed = place_models(
-            designs,
-            self.frames,
-            stratum,
-            offset,
-            tolerance=tolerance(summary),
-            singularity=singularity(self.family),
-        )
+        self.summary = summary
+        self.place = partial(place_models, designs, self.frames, stratum, offset, singularity=singularity(self.family))
 
     def _offset(self, summary: Summary, entry: Mapping[str, Any], key: str) -> np.ndarray:
         design: Design = self.full
@@ -260,22 +257,24 @@ class _Models:
     def fit(self, positions: np.ndarray, n_jobs: int) -> list[GeneFits]:
         """Fit both models to some genes."""
         source: Source = self.source
+        rows, columns = np.flatnonzero(self.full.kept), source.columns[positions]
+        shares = share_genes(0, self.summary.gene_total[columns])
+        placed = [self.place(tolerance=share.tolerance) for share in shares]
         with progress_bar(2 * positions.size) as bar:
-            return [
-                fit_genes(
+            fits = []
+            for models in zip(*placed, strict=True):
+                fits += fit_parts(
                     source.matrix,
-                    np.flatnonzero(self.full.kept),
-                    placed.nodes,
-                    placed.frame,
-                    source.columns[positions],
+                    [Part(rows, each.nodes, columns[share.at]) for each, share in zip(models, shares, strict=True)],
+                    [each.frame for each in models],
                     Options(method="ml", null=False, limit=True, family=self.family),
                     n_jobs=n_jobs,
                     max_bytes=TABLE_BYTES,
                     progress=bar.update,
-                    finer=placed.finer,
+                    finer=[each.finer for each in models],
+                    shares=[(0, share.at) for share in shares],
                 )
-                for placed in self.placed
-            ]
+        return fits
 
 
 def _table(

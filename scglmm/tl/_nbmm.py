@@ -207,12 +207,12 @@ def nbmm(
     check_moderation(run, options)
     _advise(run, run.obs)
     placed = run.place_nodes()
-    nodes = [each.nodes for each in placed]
+    nodes = [each.nodes for each in run.by_group(placed)]
     start = logg.info(_announce(formula, run, placed))
     how = Options(method=method, moderate=moderate, family=family, n_quad=int(n_quad))
     if saved is not None:
         found = inputs(run.obs, adata.var_names, run, nodes, options)
-        saved.take(asked | found, [int(able.sum()) for able in run.testable])
+        saved.take(asked | found, [share.at.size for share in run.shares])
     fits = _fit(run, placed, how, n_jobs, saved)
     tables = make_tables(adata.var_names, run, fits, options)
     info = describe_run(formula, options, run, nodes, tables)
@@ -243,7 +243,7 @@ def _advise(run: Run, obs: pd.DataFrame) -> None:
 
 
 def _announce(formula: str, run: Run, placed: list[Placed]) -> str:
-    nodes = [each.nodes for each in placed]
+    nodes = [each.nodes for each in run.by_group(placed)]
     cells, strata, size = np.sum([(each.stratum.size, each.n_strata, each.size) for each in nodes], axis=0)
     what = (
         f"{run.n_fits} genes"
@@ -277,7 +277,8 @@ def _fit(run: Run, placed: list[Placed], how: Options, n_jobs: int, saved: Check
             n_jobs=n_jobs,
             max_bytes=max_bytes,
             progress=bar.update,
-            inflations=[group.inflation for group in run.fitted],
+            inflations=run.inflations,
             finer=[each.finer for each in placed],
             saved=saved,
+            shares=[(share.group, share.at) for share in run.shares],
         )

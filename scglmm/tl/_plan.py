@@ -94,12 +94,12 @@ def plan_run(
     n_jobs = effective_jobs(n_jobs)
     run = prepare_run(adata, formula, options, mask_var, n_jobs=n_jobs)
     placed = run.place_nodes()
-    nodes, parts = [each.nodes for each in placed], run.parts(placed)
+    nodes, parts = [each.nodes for each in run.by_group(placed)], run.parts(placed)
     passes, blocks, tables = _reading(run, parts)
     seconds = None
     if trial > 0 and run.n_fits:
         seconds = _expected_seconds(run, parts, placed, options, n_jobs, trial, passes)
-    fixed = fixed_bytes(run.fitted, [part.genes.size for part in parts], run.source.matrix.shape)
+    fixed = fixed_bytes(run.fitted, [int(able.sum()) for able in run.testable], run.source.matrix.shape)
     memory = fixed + tables + (0 if run.budget.in_memory else run.budget.reading)
     covariates = tuple(dict.fromkeys(name for each in placed for name in each.covariates))
     return Plan(
@@ -112,8 +112,8 @@ def _reading(run: Run, parts: list[Part]) -> tuple[int, int, int]:
     budget, ahead = run.budget, run.ahead
     if ahead is not None and (size := table_bytes(ahead.parts)) <= budget.ahead:
         return (1 if run.fitted[0].design.offset is not None else 2), 1, size + min(budget.taken, size)
-    budget.check(parts, ahead, run.source.name)
-    max_bytes = budget.of_block(parts, ahead)
+    budget.check(parts, run.ahead_of_shares(), run.source.name)
+    max_bytes = budget.of_block(parts, run.ahead_of_shares())
     n_blocks, passes = n_passes(run.source.matrix, parts, max_bytes)
     return 1 + passes, n_blocks, min(budget.block, table_bytes(parts) + (table_bytes(ahead.parts) if ahead else 0))
 
@@ -190,7 +190,7 @@ def _expected_seconds(
     """Time some fits on one thread, and the passes over the counts, and scale both up."""
     pairs = [(k, j) for k, part in enumerate(parts) for j in range(part.genes.size)]
     totals = np.concatenate(
-        [summary.gene_total[part.genes] for summary, part in zip(run.summaries, parts, strict=True)]
+        [run.summaries[share.group].gene_total[part.genes] for share, part in zip(run.shares, parts, strict=True)]
     )
     # within every group from rare to frequent, so that a few stand for all
     order = np.lexsort((totals, np.array([k for k, _ in pairs])))
@@ -201,7 +201,7 @@ def _expected_seconds(
     ]
     used = [k for k, part in enumerate(few) if part.genes.size]
     few, frames = [few[k] for k in used], [placed[k].frame for k in used]
-    inflations = [run.fitted[k].inflation for k in used]
+    inflations = [run.inflations[k] for k in used]
     how = Options(method=options.method, family=options.family, n_quad=int(options.n_quad))
     begin = time.perf_counter()
     tables = accumulate_parts(run.source.matrix, few, n_jobs)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from scanpy import logging as logg
@@ -21,6 +23,7 @@ from ._groups import Group, check_some_fitted, prepare_groups
 from ._info import check_names
 from ._memory import memory_budget, spell_bytes
 from ._options import RunOptions, check_quadrature, genes_in_matrix, parse_right_side, selected_genes
+from ._precision import Share, share_genes
 from ._reading import (
     Ahead,
     Budget,
@@ -37,10 +40,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scglmm.compression.counts import Summary
+    from scglmm.inference.inflation import Inflation
 
+T = TypeVar("T")
 FEW_GENES = 2_000  # below this the sum over genes is hardly a library size
-RELATIVE_ERROR = 1e-10  # of the log-likelihood, by interpolation
-ABSOLUTE_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Run:
     budget
         Memory of the run.
     ahead
-        Nodes for counts that are not in memory, with tables of all genes where these could be made in the pass that
-        checked the counts.
+        Nodes of every group for counts that are not in memory, with tables of all genes where these could be made in
+        the pass that checked the counts.
     family
         `"nbinom2"` or `"poisson"`.
     n_quad
@@ -94,29 +97,49 @@ class Run:
         """Number of fits: genes, over all groups."""
         return sum(int(able.sum()) for able in self.testable)
 
+    @cached_property
+    def shares(self) -> list[Share]:
+        """Genes that share nodes; those of a group follow each other."""
+        shares = []
+        for k, (summary, able) in enumerate(zip(self.summaries, self.testable, strict=True)):
+            shares += share_genes(k, summary.gene_total[self.source.columns[self.positions[able]]])
+        return shares
+
     def place_nodes(self) -> list[Placed]:
-        """Place the nodes of every group."""
+        """Place the nodes of every share."""
         placed = []
-        for group, offset, summary in zip(self.fitted, self.offsets, self.summaries, strict=True):
+        for share in self.shares:
+            group = self.fitted[share.group]
             inflated = group.inflation is not None
             placed += place_models(
                 [group.design],
                 [group.frame],
                 group.stratum,
-                offset,
-                tolerance=tolerance(summary),
+                self.offsets[share.group],
+                tolerance=share.tolerance,
                 singularity=singularity(self.family, inflated),
                 interpolate=not inflated and self.n_quad == 1,
             )
         return placed
 
+    def by_group(self, of_shares: Sequence[T]) -> list[T]:
+        """Give what belongs to the first share of every group, that with the fewest nodes."""
+        first = np.unique([share.group for share in self.shares], return_index=True)[1]
+        return [of_shares[k] for k in first]
+
+    @property
+    def inflations(self) -> list[Inflation | None]:
+        """Zero inflation of every share."""
+        return [self.fitted[share.group].inflation for share in self.shares]
+
     def counts(self, placed: list[Placed]) -> tuple[Any, int]:
         """Give the counts as `scglmm.inference.genes.fit_parts` takes them, and the memory for a block of genes."""
         parts = self.parts(placed)
-        matrix = self.source.matrix if self.ahead is None else self.ahead.matrix(self.source.matrix, placed)
-        max_bytes = self.budget.of_block(parts, self.ahead)
-        if not self.budget.in_memory and (self.ahead is None or self.ahead.tables is None):
-            self.budget.check(parts, self.ahead, self.source.name)
+        ahead = self.ahead_of_shares()
+        matrix = self.source.matrix if ahead is None else ahead.matrix(self.source.matrix, placed)
+        max_bytes = self.budget.of_block(parts, ahead)
+        if not self.budget.in_memory and (ahead is None or ahead.tables is None):
+            self.budget.check(parts, ahead, self.source.name)
             n_blocks, passes = n_passes(self.source.matrix, parts, max_bytes)
             again = "another pass" if passes == 1 else f"{passes} more passes"
             blocks = "one block" if n_blocks == 1 else f"{n_blocks} blocks"
@@ -126,12 +149,18 @@ class Run:
             )
         return matrix, max_bytes
 
+    def ahead_of_shares(self) -> Ahead | None:
+        """Nodes for counts that are not in memory, of the group of every share."""
+        return None if self.ahead is None else self.ahead.take([share.group for share in self.shares])
+
     def parts(self, placed: list[Placed]) -> list[Part]:
-        """Cells and columns of the matrix that every group fits."""
-        return [
-            Part(group.used, each.nodes, self.source.columns[self.positions[able]], group.inflation is not None)
-            for group, each, able in zip(self.fitted, placed, self.testable, strict=True)
-        ]
+        """Cells and columns of the matrix of every share."""
+        parts = []
+        for share, each in zip(self.shares, placed, strict=True):
+            group = self.fitted[share.group]
+            columns = self.source.columns[self.positions[self.testable[share.group]]]
+            parts.append(Part(group.used, each.nodes, columns[share.at], group.inflation is not None))
+        return parts
 
 
 def prepare_run(
@@ -274,12 +303,3 @@ def singularity(family: str, inflated: bool = False) -> float:
     if inflated:
         return ZERO_INFLATED
     return np.inf if family == "poisson" else np.pi
-
-
-def tolerance(summary: Summary) -> float:
-    """Relative error of the nodes that keeps the absolute error of every gene's log-likelihood below 1e-4.
-
-    A count contributes at most about log(1 + mu/theta) < 20 to the sums that are interpolated.
-    """
-    largest = 20.0 * max(1.0, float(summary.gene_total.max()))
-    return max(1e-14, min(RELATIVE_ERROR, ABSOLUTE_ERROR / largest))

@@ -23,12 +23,12 @@ from scglmm.compression.tables import Part, Tables, gene_blocks, gene_bytes
 from scglmm.inference.cell_level import Placed
 
 from ._memory import spell_bytes
+from ._precision import FINEST
 
 if TYPE_CHECKING:
     from ._counts import Source
     from ._groups import Group
 
-FINEST = 1e-14  # relative error of nodes that suit any counts
 TABLE_BYTES = 256 * 2**20  # tables of a block of genes that need no pass of their own: more would gain nothing
 COPIES = 4  # of a piece of the matrix while it is added, and the next one read
 DASK_COPIES = 8  # of a table while the workers of a dask cluster add up
@@ -121,8 +121,8 @@ class Budget:
             return self.block
         if ahead.tables is not None:
             return self.taken
-        own, finer = (sum(gene_bytes(part.nodes, part.presence) for part in each) for each in (parts, ahead.parts))
-        return self.block * own // (own + finer)
+        pairs = [(_bytes(part), _bytes(finer)) for part, finer in zip(parts, ahead.parts, strict=True)]
+        return min(self.block * own // (own + finer) for own, finer in pairs)
 
     def check(self, parts: Sequence[Part], ahead: Ahead | None, name: str) -> None:
         """Check that at least one gene fits.
@@ -134,7 +134,7 @@ class Budget:
         """
         if self.in_memory or not parts:
             return
-        gene = sum(gene_bytes(part.nodes, part.presence) for part in [*parts, *(ahead.parts if ahead else [])])
+        gene = _most_bytes(parts, ahead)
         if self.tables < gene:
             needed = self.fixed + (DASK_COPIES * gene if self.dask else self.reading + gene)
             msg = (
@@ -189,6 +189,18 @@ def place_ahead(
 def table_bytes(parts: Sequence[Part]) -> int:
     """Memory of all tables."""
     return sum(part.genes.size * gene_bytes(part.nodes, part.presence) for part in parts)
+
+
+def _bytes(part: Part) -> int:
+    return gene_bytes(part.nodes, part.presence)
+
+
+def _most_bytes(parts: Sequence[Part], ahead: Ahead | None) -> int:
+    """Memory of the tables of the gene that takes most, with those on finer nodes."""
+    size = np.zeros(1 + max((int(part.genes.max()) for part in parts if part.genes.size), default=0), np.int64)
+    for part, finer in zip(parts, [None] * len(parts) if ahead is None else ahead.parts, strict=True):
+        size[part.genes] += _bytes(part) + (0 if finer is None else _bytes(finer))
+    return int(size.max())
 
 
 def n_passes(matrix: Any, parts: Sequence[Part], max_bytes: float) -> tuple[int, int]:

@@ -338,6 +338,50 @@ def test_interrupted_at_the_end(fitted, assert_untouched, monkeypatch):
     assert_untouched(fitted, before)
 
 
+FORMULAIC = {
+    "a factor, whose error formulaic wraps": ("PandasMaterializer._lookup", "Age"),
+    "a column": ("PandasMaterializer._encode_numerical", "Age"),
+    "a coding": ("PandasMaterializer._encode_categorical", "Dx"),
+    "the matrix": ("PandasMaterializer._combine_columns", "Age"),
+    "a stateful function": ("poly", "poly(Age, 2)"),
+    "the arguments of C()": ("Treatment", "C(Dx, Treatment('AD'))"),
+}
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, MemoryError, np._core._exceptions._ArrayMemoryError((9,), np.dtype("f8"))]
+)
+@pytest.mark.parametrize("where", FORMULAIC)
+def test_stopped_inside_formulaic(fitted, where, error, assert_untouched, monkeypatch):
+    """What stops it is told from a formula that it cannot code, also where formulaic turns it into its own error."""
+    from formulaic.materializers import PandasMaterializer
+
+    from scglmm.formula import evaluate
+
+    calls = []
+
+    def stop(*args: object, **kwargs: object) -> None:
+        calls.append(1)
+        raise error
+
+    place, term = FORMULAIC[where]
+    if "." in place:
+        monkeypatch.setattr(PandasMaterializer, place.partition(".")[2], stop)
+    else:
+        monkeypatch.setitem(evaluate._STATEFUL if place == "poly" else evaluate._CODINGS, place, stop)
+    before = fitted.copy()
+    kind = KeyboardInterrupt if error is KeyboardInterrupt else MemoryError
+    for work in (scglmm.tl.nbmm, scglmm.pp.check_design):
+        with pytest.raises(kind) as found:
+            work(fitted, f"~ offset(log(libSize)) + {term} + (1|SubID)")
+        if isinstance(error, MemoryError):
+            assert "Unable to allocate" in str(found.value)
+    with pytest.raises(kind):
+        scglmm.tl.lrt(fitted, f"~ {term} + (1|SubID)")
+    assert len(calls) == 3
+    assert_untouched(fitted, before)
+
+
 def test_one_bad_gene_does_not_stop_the_others(adata, formula, fitted, assert_same):
     """A count of 1e12 in one cell, in the middle of the others."""
     X = adata.X.toarray().astype(np.float64)

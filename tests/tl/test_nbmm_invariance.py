@@ -14,6 +14,7 @@ import scanpy as sc
 from scipy import sparse, stats
 
 import scglmm
+from scglmm.tl._precision import share_genes
 
 
 @pytest.mark.parametrize("n_jobs", [2, np.int64(3), -1])
@@ -58,11 +59,71 @@ def test_order_of_the_genes(adata, fitted, formula, assert_same):
     assert_same(shuffled, fitted)
 
 
-def test_genes_on_their_own(adata, fitted, formula, assert_same):
-    """Without the others the tolerance of the nodes may differ, nothing else does."""
-    part = adata[:, ["g3", "g29"]].copy()
-    scglmm.tl.nbmm(part, formula)
-    assert_same(part, fitted, genes=["g3", "g29"], rtol=1e-7, padj=False)
+ALONE = {
+    "memory": {},
+    "columns": {},
+    "backed": {},
+    "dense": {},
+    "groups": {"groupby": "Dx"},
+    "ml": {"method": "ml"},
+    "zero inflation": {"ziformula": "~ 1", "method": "ml"},
+    "covariate": {},
+}
+
+
+@pytest.mark.parametrize("how", ALONE)
+def test_genes_on_their_own(adata, formula, how, tmp_path):
+    """To the last bit the same without the others, which need finer nodes or not: one has a million counts."""
+    rng = np.random.default_rng(1)
+    X = adata.X.toarray()
+    X[:, 5] = rng.poisson(rng.gamma(2, 0.5 * adata.obs["libSize"]))
+    assert X[:, 5].sum() > 1e6
+    sparse_as = {"columns": sparse.csc_matrix, "dense": np.asarray}.get(how, sparse.csr_matrix)
+    rest = "(1|SubID)" if how == "groups" else "Dx + Age + stim + (1|SubID)"
+    rest = "Dx + quality + (1|SubID)" if how == "covariate" else rest
+
+    def fit(genes: list[str], **more: object) -> ad.AnnData:
+        part = adata[:, genes].copy()
+        part.X = sparse_as(X[:, adata.var_names.get_indexer(genes)])
+        if how == "backed":
+            part.write_h5ad(tmp_path / "a.h5ad")
+            part = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+        try:
+            scglmm.tl.nbmm(part, f"~ offset(log(libSize)) + {rest}", **ALONE[how] | more)
+        finally:
+            if part.isbacked:
+                part.file.close()
+        return part
+
+    whole = fit(list(adata.var_names))
+    for some in (["g29", "g5", "g3", "g14"], ["g3", "g14"], ["g29", "g27"]):
+        alone = fit(some, n_jobs=2, min_cells=1, **({"max_memory": "1GB"} if how == "backed" else {}))
+        for key in alone.varm:
+            one, two = alone.varm[key], whole.varm[key]
+            if key == "nbmm_padj" or key == "loadings":
+                continue
+            if isinstance(one, pd.DataFrame):
+                statuses = [name for name in one if name.endswith("status")]
+                two = two.loc[some]
+                assert (one[statuses].astype(str) == two[statuses].astype(str)).all(axis=None)
+                pd.testing.assert_frame_equal(
+                    one.drop(columns=statuses), two.drop(columns=statuses), check_exact=True, obj=key
+                )
+            else:
+                np.testing.assert_array_equal(one, two[whole.var_names.get_indexer(some)], err_msg=key)
+
+
+def test_counts_choose_the_nodes():
+    """Every gene keeps the absolute error, and only its own counts matter."""
+    totals = np.array([1e7, 0, 50_000, 50_001, 5e6, 5.1e6, 3])
+    shares = share_genes(2, totals)
+    assert [share.group for share in shares] == [2, 2, 2]
+    assert [share.at.tolist() for share in shares] == [[1, 2, 6], [3, 4], [0, 5]]
+    for share in shares:
+        assert (share.tolerance * 20 * totals[share.at] <= 1.0001e-4).all()
+    assert [share.tolerance for share in share_genes(0, totals[[5]])] == [1e-14]
+    (empty,) = share_genes(0, np.empty(0))
+    assert empty.at.size == 0
 
 
 STORAGE = {
