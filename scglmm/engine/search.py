@@ -25,9 +25,10 @@ RUNAWAY = 100.0  # such a logit, of either sign, has no end
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
 THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
 MAX_POLISH, SMALL_ASCENT = 3, 1e-5  # Newton steps at the end, and the largest rise that one may promise
+STEEP = 1e-9  # a gradient above this (times a hundredth of the log-likelihood) is more than rounding error
 ROUGH = 1e5  # rounding error of a log-likelihood of this size is what the search is to tell apart
 FLAT = 1e-9  # a curvature in a standard deviation below this is none
-UNMOVED = 1e-12  # twice the rise of a step that changes no standard error in its eighth digit
+UNMOVED = 1e-15  # twice the rise of a step that changes no standard error in its eighth digit
 
 
 class Search:
@@ -63,8 +64,8 @@ class Search:
         """Find starting values; False when the mode cannot be found."""
         data, structure, X, joint = self.model
         self.beta[:] = beta
-        if psi is None or not joint:
-            # Maximum likelihood needs the joint mode in any case: for beta, and for the metric.
+        if psi is None or not (joint or data.extra is None):
+            # Other families need the joint mode in any case for maximum likelihood: for the metric.
             found_psi = np.zeros(structure.psi_at.shape[1])
             found = starting_point(data, structure, X, self.beta, self.v, found_psi, self.work)
             if not math.isfinite(found):
@@ -183,7 +184,9 @@ class Search:
 
     def polish(self) -> bool:
         """Exact Hessian and one Newton step; whether the point is a maximum."""
-        self.value = self.evaluate()  # the search may have ended elsewhere: with a step that it refused
+        # What is left goes with the metric of the search first: curvatures are wanted where the estimate is.
+        self._step(self.metric)
+        self.value = self.evaluate()
         self.hessian = self._hessian(central=True)
         if self.first > self.first_zi and not negative_definite(self.hessian, self.free):
             # A zero inflation that the data do not determine is no reason to doubt the rest.
@@ -193,18 +196,12 @@ class Search:
         inverse = positive_inverse(self.hessian, self.free)
         moved = 0.0
         for _ in range(MAX_POLISH):
-            # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
-            step = inverse @ self.gradient
-            step[-1] = np.clip(step[-1], -1.0, 1.0)  # near the Poisson limit theta hardly matters
-            moved = max(moved, float(step @ self.gradient))
-            if 0 <= step @ self.gradient < SMALL_ASCENT:
-                self.par += step
-                self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))
+            moved = max(moved, self._step(inverse))
             self.value = self.evaluate()
-            if not np.abs(self.gradient[self.free]).max(initial=0.0) > 1e-7 * max(1.0, 0.01 * abs(self.value)):
+            if not np.abs(self.gradient[self.free]).max(initial=0.0) > STEEP * max(1.0, 0.01 * abs(self.value)):
                 break
-        if moved > UNMOVED and abs(self.value) > ROUGH:
-            # Rounding error had a say in where the search stopped, and so in the curvature there.
+        if moved > UNMOVED and (abs(self.value) > ROUGH or self.model[0].extra is None):
+            # The search stopped where rounding error or chance would have it, and so did the curvature.
             self.d_covariance[:], self.d_beta[:] = 0.0, 0.0
             self.hessian = self._hessian(central=True)
             self.value = self.evaluate()
@@ -213,6 +210,17 @@ class Search:
         # A variance of which the fixed effects leave nothing: the sign of a curvature of 0 is that of rounding error.
         sds = self.sds[self.free[self.sds]]
         return bool((np.diag(self.hessian)[sds] < -FLAT).all())
+
+    def _step(self, inverse: np.ndarray) -> float:
+        """Step by an inverse of minus the Hessian, if it is small; returned is twice the rise that it promises."""
+        # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
+        step = inverse @ self.gradient
+        step[-1] = np.clip(step[-1], -1.0, 1.0)  # near the Poisson limit theta hardly matters
+        rise = float(step @ self.gradient)
+        if 0 <= rise < SMALL_ASCENT:
+            self.par += step
+            self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))
+        return rise
 
     def promise(self) -> float:
         """Rise of the criterion that the exact Hessian still promises."""

@@ -157,7 +157,7 @@ def fit_gene(
     if fitted.status == FAILED or (data.family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
         return _empty(frame, NOT_CONVERGED, method, fitted, zi_back.shape[0])
     null = null and not zi_back.size  # variance fractions are not defined with zero inflation
-    null_intercept, null_var = _fit_null(data, frame, reml, rate, fitted) if null else (np.nan, np.nan)
+    null_intercept, null_var = _fit_null(data, frame, reml, fitted) if null else (np.nan, np.nan)
 
     if reml:
         # The zero inflation is estimated with the variances, but unlike these it moves beta to first order.
@@ -304,11 +304,13 @@ def random_variance(frame: Frame, sigma: list[np.ndarray]) -> list[float]:
     return [float(np.sum(s * t.moment)) for s, t in zip(sigma, frame.terms, strict=True)]
 
 
-def _fit_null(data: Data, frame: Frame, reml: bool, rate: float, fitted: Fit) -> tuple[float, float]:
+def _fit_null(data: Data, frame: Frame, reml: bool, fitted: Fit) -> tuple[float, float]:
     """Intercept and total random variance of the model with an intercept and the same random effects."""
     null = null_frame(frame)
-    start = np.abs(fitted.psi), fitted.log_theta
-    found = fit(data, null.structure, null.Q, reml, np.array([rate]), *start, curvature=False)
+    # From the other model: the mean of its fixed effects, its variances and theta.
+    mean = frame.n_cells @ (frame.Q @ fitted.beta) / frame.n_cells.sum()
+    start = np.array([mean]), np.abs(fitted.psi), fitted.log_theta
+    found = fit(data, null.structure, null.Q, reml, *start, curvature=False)
     if found.status == FAILED:
         return np.nan, np.nan
     return float(found.beta[0]), sum(random_variance(frame, variances(frame, found.psi)))

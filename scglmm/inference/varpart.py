@@ -19,6 +19,8 @@ from scipy.special import polygamma
 METHODS = ("trigamma", "lognormal", "delta")
 COUNT_NOISE, RESIDUALS = "CountNoise", "Residuals"
 
+LARGEST_LOG = 300.0  # the squares of exp(300) and of its reciprocal are still numbers
+
 
 def distribution_variance(rate: np.ndarray, theta: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Distribution-specific variances D and D_inf of NB2 on the log scale.
@@ -72,6 +74,19 @@ def fractions(
     explained = np.where(total > 0, linear, np.where(np.isnan(total), np.nan, 0.0))
     whole = explained + D
     return np.column_stack([share * (explained / whole)[:, None], (D - D_inf) / whole, D_inf / whole])
+
+
+def mean_rate(intercept: np.ndarray, exposure: float, variance: np.ndarray) -> np.ndarray:
+    """Mean count lambda = exp(intercept + exposure + variance / 2), kept from 0 and infinity.
+
+    Parameters
+    ----------
+    intercept, variance
+        (genes,) of the model without fixed effects: its intercept (natural log) and its total random variance.
+    exposure
+        `log_mean_exp` of the offsets.
+    """
+    return np.exp(np.clip(intercept + exposure + variance / 2, -LARGEST_LOG, LARGEST_LOG))
 
 
 def log_mean_exp(offset: np.ndarray) -> float:

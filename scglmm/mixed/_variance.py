@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scglmm.inference.response_fit import ResponseFit
-from scglmm.inference.varpart import COUNT_NOISE, METHODS, RESIDUALS, fractions, log_mean_exp
+from scglmm.inference.varpart import COUNT_NOISE, METHODS, RESIDUALS, fractions, log_mean_exp, mean_rate
 
 if TYPE_CHECKING:
     from ._result import GLMMResult
@@ -152,8 +152,8 @@ def _rate(result: GLMMResult, null: ResponseFit) -> float:
     """Mean over rows of exp(b0 + o + s2/2) in the model with an intercept and the random effects."""
     design = result.model.design
     offset = np.zeros(result.nobs) if design.offset is None else design.offset
-    s2 = sum(_random(result, null).values())
-    return float(np.exp(null.beta[0] + s2 / 2 + log_mean_exp(offset)))
+    s2 = np.array(sum(_random(result, null).values()))
+    return float(mean_rate(null.beta[0], log_mean_exp(offset), s2))
 
 
 def _random(result: GLMMResult, fit: ResponseFit) -> dict[str, float]:

@@ -154,7 +154,7 @@ class Checkpoint:
         """
         for part in list(self.pending):
             piece = join_pieces(self.pending.pop(part))
-            arrays = piece.arrays() | {"run": np.array(self.run)}
+            arrays: dict[str, Any] = piece.arrays() | {"run": np.array(self.run)}
             contents = io.BytesIO()  # numpy 2.0 leaves a file that cannot grow in a state that is complained of later
             np.savez(contents, **arrays)
             name = f"part{part:04d}-{int(piece.at.min()):06d}.npz"

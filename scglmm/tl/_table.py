@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scglmm.inference.gene import random_variance
-from scglmm.inference.varpart import COUNT_NOISE, RESIDUALS, fractions, log_mean_exp
+from scglmm.inference.varpart import COUNT_NOISE, RESIDUALS, fractions, log_mean_exp, mean_rate
 from scglmm.inference.wald import benjamini_hochberg, two_sided
 from scglmm.results.table import GeneTable
 
@@ -220,7 +220,7 @@ def _varpart(
     for r, name in enumerate(random_sources(design)):
         random[name] = random.get(name, 0.0) + variances[:, r]
     parts = np.column_stack([*fixed.values(), *random.values(), np.empty((coef.shape[0], 0))])
-    rate = np.exp(fit["null_intercept"].to_numpy() + log_mean_exp(offset) + fit["null_var"].to_numpy() / 2)
+    rate = mean_rate(fit["null_intercept"].to_numpy(), log_mean_exp(offset), fit["null_var"].to_numpy())
     values = fractions(fit["var_linpred"].to_numpy(), parts, rate, fit["theta"].to_numpy(), method)
     return pd.DataFrame(values, columns=[*fixed, *random, COUNT_NOISE, RESIDUALS])
 

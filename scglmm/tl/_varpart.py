@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from scglmm.inference.varpart import COUNT_NOISE, METHODS, RESIDUALS, fractions
+from scglmm.inference.varpart import COUNT_NOISE, METHODS, RESIDUALS, fractions, mean_rate
 from scglmm.results.names import compose
 from scglmm.results.read import has_inflation, read_result
 from scglmm.results.write import assign, check_target
@@ -78,11 +77,9 @@ def varpart(adata: AnnData, *, key: str = "nbmm", method: str = "trigamma") -> N
         shares = result.table("varpart", group).drop(columns=[COUNT_NOISE, RESIDUALS])
         fit = result.table("fit", group)
         exposure = float(entry["log_mean_exposure"] if group is None else entry["groups"]["log_mean_exposure"][group])
-        rate = np.exp(fit["null_intercept"] + exposure + fit["null_var"] / 2)
+        rate = mean_rate(fit["null_intercept"].to_numpy(), exposure, fit["null_var"].to_numpy())
         # Within a gene the fractions of the terms are proportional to their variances, which is all that is needed.
-        values = fractions(
-            fit["var_linpred"].to_numpy(), shares.to_numpy(), rate.to_numpy(), fit["theta"].to_numpy(), method
-        )
+        values = fractions(fit["var_linpred"].to_numpy(), shares.to_numpy(), rate, fit["theta"].to_numpy(), method)
         for name, column in zip([*shares.columns, COUNT_NOISE, RESIDUALS], values.T, strict=True):
             new[compose(group, name)] = column
     assign(adata, {f"{result.key}_varpart": new}, result.key, dict(entry) | {"varpart_method": method})

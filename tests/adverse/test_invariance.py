@@ -56,7 +56,10 @@ def assert_same(one: AnnData, two: AnnData, rtol: float | None) -> None:
 
 @examples_of
 def test_storage_and_genes(examples: int):
-    """To the last bit: format, type, order and number of the entries, order of the genes, columns that nobody uses."""
+    """To the last bit: type, order and number of the entries, order of the genes, columns that nobody uses.
+
+    To 1e-8: dense arrays, which are summed on finer nodes in the pass that checks them.
+    """
 
     @few_or_many(examples)
     @given(
@@ -72,7 +75,8 @@ def test_storage_and_genes(examples: int):
         order = rng.permutation(other.n_vars)
         other.obs = other.obs.assign(again=other.obs["group"], more=other.obs["x"])
         other = other[:, order] if view else other[:, order].copy()
-        assert_same(fit(other, case), fit(case.adata(), case)[:, order].copy(), None)
+        tolerance = 1e-8 if kind in ("dense", "fortran") else None
+        assert_same(fit(other, case), fit(case.adata(), case)[:, order].copy(), tolerance)
 
     check()
 

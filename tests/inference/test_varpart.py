@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import polygamma
 
-from scglmm.inference.varpart import METHODS, distribution_variance, fractions, log_mean_exp
+from scglmm.inference.varpart import METHODS, distribution_variance, fractions, log_mean_exp, mean_rate
 
 RATE, THETA = np.array([0.02, 1.3, 250.0, 4.0]), np.array([0.4, 0.2443, 12.0, np.inf])
 
@@ -86,3 +86,13 @@ def test_log_mean_exp():
     np.testing.assert_allclose(log_mean_exp(offset), np.log(np.mean(np.exp(offset))))
     np.testing.assert_allclose(log_mean_exp(offset + 900), log_mean_exp(offset) + 900)
     np.testing.assert_allclose(log_mean_exp(offset - 900), log_mean_exp(offset) - 900)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("theta", [1e-6, 2.0, np.inf])
+def test_enormous_and_tiny_means(method, theta):
+    """A variance of thousands, or an intercept far below, is no reason for a warning or a fraction that is not one."""
+    rate = mean_rate(np.array([3.0, -5000.0]), 0.5, np.array([4000.0, 0.1]))
+    found = fractions(np.ones(2), np.ones((2, 1)), rate, np.full(2, theta), method)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0)
+    assert ((found >= 0) & (found <= 1)).all()
