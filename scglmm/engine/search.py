@@ -28,7 +28,7 @@ MAX_POLISH, SMALL_ASCENT = 3, 1e-5  # Newton steps at the end, and the largest r
 STEEP = 1e-9  # a gradient above this (times a hundredth of the log-likelihood) is more than rounding error
 ROUGH = 1e5  # rounding error of a log-likelihood of this size is what the search is to tell apart
 FLAT = 1e-9  # a curvature in a standard deviation below this is none
-UNMOVED = 1e-15  # twice the rise of a step that changes no standard error in its eighth digit
+UNMOVED = 1e-13  # twice the rise of a step that changes no standard error in its seventh digit
 
 
 class Search:
