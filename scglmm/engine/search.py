@@ -222,6 +222,11 @@ class Search:
             self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))
         return rise
 
+    def largest_sd(self) -> float:
+        """Give the largest standard deviation of a random effect, for covariates of mean square 1."""
+        squares = np.bincount(self.structure.psi_at[0], self.par[self.first : -1] ** 2)
+        return math.sqrt(squares.max(initial=0.0))
+
     def promise(self) -> float:
         """Rise of the criterion that the exact Hessian still promises."""
         at = np.ix_(self.free, self.free)

@@ -97,6 +97,21 @@ def test_a_variance_that_the_fixed_effects_leave_nothing_of():
     assert check.fit(drawn).status == "not_converged"
 
 
+@pytest.mark.parametrize("seed", [1377, 1404])
+def test_variances_without_end(seed):
+    """Few counts, and slopes that could tell the donors with counts from those without: no estimate is claimed."""
+    assert check.fit(draw(seed)).status == "not_converged"
+
+
+def test_a_second_optimum_far_from_zero():
+    """A covariance matrix that is 0 with much noise within the donors, or large with little: the better one counts."""
+    drawn = draw(1860)
+    found = check.fit(drawn)
+    assert found.status == "singular"  # of rank 1
+    assert np.diag(found.point.sigma[0]).min() > 1
+    assert check.check(drawn, optimise=True).problems == []
+
+
 def test_the_criterion_is_exact_where_laplace_is():
     """Gaussian responses: the marginal distribution is multivariate normal."""
     rng = np.random.default_rng(0)
