@@ -1,7 +1,8 @@
 """Maximum likelihood by adaptive quadrature, from the optimum of Laplace's approximation.
 
-The two optima are close, so a quasi-Newton search with Laplace's Hessian as its first metric is short. Boundaries are
-taken over from Laplace: at sigma = 0 both criteria and their derivatives in sigma^2 are the same.
+The two optima are close, so a quasi-Newton search with Laplace's Hessian as its first metric is short. Variances at 0
+are taken over from Laplace: at sigma = 0 both criteria and their derivatives in sigma^2 are the same. Theta at its
+limit is looked at again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .fit import FAILED, OK, Fit
 from .layout import ETA, Data, Work
 from .optimise import LOG_THETA_MAX, LOG_THETA_MIN
 from .quadrature import quadrature, rule
-from .search import THETA_STOP
+from .search import RISES, THETA_STOP
 from .structure import Structure
 from .zero_variances import ZERO_PSI
 
@@ -39,10 +40,9 @@ def refit(data: Data, structure: Structure, X: np.ndarray, fitted: Fit, n_quad: 
         Number of points.
     """
     search = _Search(data, structure, X, fitted, n_quad, work)
-    done = search.climb()
-    while leaving := search.leaving():
-        search.put_at_boundary(leaving)
-        done = search.climb()
+    done = search.to_boundaries()
+    if search.leave_poisson_limit():
+        done = search.to_boundaries()
     return search.result(OK if done else FAILED)
 
 
@@ -55,7 +55,7 @@ class _Search:
         self.par = np.concatenate([fitted.beta, fitted.zi, fitted.psi, [fitted.log_theta]])
         self.beta, self.v = fitted.beta.copy(), fitted.v.copy()
         self.free = fitted.free.copy()
-        self.at_limit = fitted.theta_at_limit
+        self.at_limit, self.theta_stop = fitted.theta_at_limit, THETA_STOP
         self.has_theta = data.family == NB2
         self.metric = positive_inverse(fitted.hessian, self.free)
         self.n_eval = fitted.n_eval
@@ -70,6 +70,28 @@ class _Search:
             self.v[:] = 0.0
             return math.nan, gradient
         return value, np.where(self.free, gradient, 0.0)
+
+    def to_boundaries(self) -> bool:
+        """Climb, and on from every boundary that is met; whether it converged."""
+        done = self.climb()
+        while leaving := self.leaving():
+            self.put_at_boundary(leaving)
+            done = self.climb()
+        return done
+
+    def leave_poisson_limit(self) -> bool:
+        """Go back to the interior when the criterion rises with 1/theta, as Laplace's did not."""
+        if not (self.has_theta and self.at_limit) or not math.isfinite(self.value):
+            return False
+        gradient = np.empty(self.par.size)
+        quadrature(*self.model, self.par, self.beta, self.v, gradient, self.work)
+        if not -math.exp(LOG_THETA_MAX) * gradient[-1] > RISES * max(1.0, -self.value):
+            return False
+        self.par[-1] = THETA_STOP
+        self.at_limit, self.free[-1], self.theta_stop = False, True, math.inf
+        self.metric = positive_inverse(self.hessian(), self.free)
+        self.value, self.gradient = self.evaluate(self.par)
+        return True
 
     def climb(self) -> bool:
         """BFGS; whether it converged."""
@@ -102,7 +124,7 @@ class _Search:
     def leaving(self) -> list[int]:
         """Parameters that run to their boundary: theta to infinity, the standard deviation to 0."""
         leaving = []
-        if self.has_theta and self.free[-1] and self.par[-1] > THETA_STOP:
+        if self.has_theta and self.free[-1] and self.par[-1] > self.theta_stop:
             leaving.append(self.par.size - 1)
         if self.free[-2] and abs(self.par[-2]) < ZERO_PSI:
             leaving.append(self.par.size - 2)

@@ -112,6 +112,13 @@ def test_a_second_optimum_far_from_zero():
     assert check.check(drawn, optimise=True).problems == []
 
 
+def test_quadrature_leaves_the_limit_of_theta():
+    """Laplace's maximum is the Poisson limit; that of the integral is at a theta of some ten thousand."""
+    record = check.check(draw(768), optimise=True)
+    assert record.status == "ok"
+    assert record.problems == []
+
+
 def test_the_criterion_is_exact_where_laplace_is():
     """Gaussian responses: the marginal distribution is multivariate normal."""
     rng = np.random.default_rng(0)
