@@ -35,6 +35,7 @@ class Found:
     n_eval: int
     zi_free: bool
     way: str
+    effects: list[np.ndarray] | None = None  # random effects, (levels, columns) of every term
 
 
 def fit(drawn: Drawn) -> Found:
@@ -63,18 +64,20 @@ def fit(drawn: Drawn) -> Found:
         if drawn.family == "nbinom2":
             dispersion = max(dispersion, LIMIT)
         point = Point(result.beta, zi, tuple(result.sigma), float(dispersion))
-    zi_free = k == 0 or (not as_gene and bool(np.isfinite(result.zi_vcov).all()))
+    # On its boundary a zero inflation is said not to be determined.
+    zi_free = k == 0 or (result.status != "zi_boundary" and bool(np.isfinite(result.zi_vcov).all()))
     return Found(
-        result.status, point, result.loglik, result.grad, result.n_eval, zi_free, "gene" if as_gene else "response"
-    )
+        result.status, point, result.loglik, result.grad, result.n_eval, zi_free, "gene" if as_gene else "response",
+        None if as_gene else result.ranef,
+    )  # fmt: skip
 
 
-def criterion_of(drawn: Drawn) -> Criterion:
-    """Take a drawn model to the independent criterion."""
+def criterion_of(drawn: Drawn, points: int = 0) -> Criterion:
+    """Take a drawn model to the independent criterion; quadrature by a fine rule unless `points` are given."""
     return Criterion(
         drawn.y, drawn.design.X, drawn.design.offset, [(t.codes, t.covariates) for t in drawn.design.random],
         drawn.family, None if drawn.zi_design is None else drawn.zi_design.X, reml=drawn.reml,
-        integral=drawn.n_quad > 1,
+        integral=drawn.n_quad > 1, points=points,
     )  # fmt: skip
 
 
@@ -198,6 +201,7 @@ class Record:
     n_eval: int = 0
     engine_gradient: float = math.nan
     difference: float = math.nan  # our log-likelihood minus the criterion at our parameters
+    quadrature: float = math.nan  # the same for the integral, of which quadrature is an approximation
     gradient: float = math.nan  # largest gradient by differences, per standard error
     promise: float = math.nan  # rise that gradient and Hessian promise
     curvature: float = math.nan  # smallest eigenvalue of minus the Hessian scaled to unit diagonal
@@ -223,9 +227,17 @@ def check(drawn: Drawn, *, optimise: bool) -> Record:
             record.problems.append("separation")
     if found.point is None:
         return record
-    criterion = criterion_of(drawn)
+    criterion = criterion_of(drawn, drawn.n_quad if drawn.n_quad > 1 else 0)
+    if found.effects is not None:
+        criterion.begin_at(found.effects)  # zero-inflated counts may have several modes
     value = criterion.value(found.point)
+    if math.isnan(value):
+        value = criterion.value(found.point)  # which begins again from 0
     record.difference = found.loglik - value
+    if drawn.n_quad > 1:
+        record.quadrature = found.loglik - criterion_of(drawn).value(found.point)
+        if not abs(record.quadrature) <= 1e-3:
+            record.problems.append("quadrature")
     # Compression is exact to 1e-4 in the log-likelihood, and to rounding error of the sum.
     if not abs(record.difference) <= 1e-5 + 1e-9 * abs(value):
         record.problems.append("value")

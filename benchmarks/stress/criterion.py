@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.polynomial.hermite import hermgauss
 from scipy import sparse
 from scipy.linalg import cho_solve
 from scipy.linalg.lapack import dpotrf
@@ -70,6 +71,8 @@ class Criterion:
         Which of the two.
     integral
         Whether the random effects, one scalar term, are integrated out numerically and not by Laplace's approximation.
+    points
+        Points of adaptive Gauss-Hermite quadrature for such an integral; 0 for a fine trapezium rule.
     """
 
     def __init__(
@@ -83,9 +86,16 @@ class Criterion:
         *,
         reml: bool = False,
         integral: bool = False,
+        points: int = 0,
     ) -> None:
         self.y, self.X, self.offset, self.family, self.W = y, X, offset, family, W
         self.reml, self.integral = reml, integral
+        # Nodes in posterior standard deviations, and the logarithms of their weights.
+        self.nodes, self.log_weights = GRID, np.full(GRID.size, math.log(GRID[1] - GRID[0]))
+        if points:
+            t, weights = hermgauss(points)
+            self.nodes, self.log_weights = math.sqrt(2) * t, np.log(math.sqrt(2) * weights) + t**2
+        self._levels = [codes for codes, _ in terms]
         self.terms = [(np.unique(codes, return_inverse=True)[1], covariates) for codes, covariates in terms]
         self.p, self.zero = X.shape[1], y == 0
         columns, at = [], 0
@@ -198,7 +208,7 @@ class Criterion:
                     raise np.linalg.LinAlgError
             step = cho_solve((factor, True), gradient) if x.size else gradient
             decrement = gradient @ step
-            length = min(1.0, 8.0 / max(np.abs(B @ step[:q]).max(initial=0.0), 1e-300))
+            length = min(1.0, 8.0 / max(np.abs(predict(x + step) - eta).max(initial=0.0), 1e-300))
             # The determinant feels an error of the mode to first order: two more steps once it is as good as reached.
             if decrement < 1e-20 or near == 2:
                 if not concave:
@@ -236,6 +246,12 @@ class Criterion:
         return np.block([[M, V], [V.T, self.X.T @ scaled]])
 
     # The criterion
+
+    def begin_at(self, effects: list[np.ndarray]) -> None:
+        """Search the next mode from these random effects, (levels, columns) of every term."""
+        self._u = np.concatenate(
+            [own[np.unique(codes)].ravel() for own, codes in zip(effects, self._levels, strict=True)]
+        )
 
     def value(self, point: Point, *, restart: bool = False) -> float:
         """Value at a point; NaN where there is none. `restart` forgets where the last mode was."""
@@ -286,17 +302,16 @@ class Criterion:
         return float(value + 0.5 * self.p * math.log(2 * math.pi) if self.reml else value)
 
     def _integral(self, point: Point) -> float:
-        """Integrate every level by the trapezium rule around its mode, as good as exact for such integrands."""
+        """Integrate every level around its mode; the trapezium rule is as good as exact for such integrands."""
         x, eta, factor = self._find(point)
         codes = self.terms[0][0]
         rows = self._rows()[:, 0]
         scale = 1 / np.diag(factor)  # of a diagonal matrix
-        deviation = scale[:, None] * GRID  # (levels, points)
+        deviation = scale[:, None] * self.nodes  # (levels, points)
         predictors = eta[:, None] + rows[:, None] * deviation[codes]
         cells = self.cells(predictors, point, self._logits(point))[0]
-        by_level = np.zeros((self.q, GRID.size))
+        by_level = np.zeros((self.q, self.nodes.size))
         np.add.at(by_level, codes, cells)
-        by_level -= 0.5 * (x[:, None] + deviation) ** 2
-        step = GRID[1] - GRID[0]
-        integrals = logsumexp(by_level, axis=1) + np.log(step * scale / math.sqrt(2 * math.pi))
+        by_level += self.log_weights - 0.5 * (x[:, None] + deviation) ** 2
+        integrals = logsumexp(by_level, axis=1) + np.log(scale / math.sqrt(2 * math.pi))
         return float(integrals.sum() + self._constant(point).sum())

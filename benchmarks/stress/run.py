@@ -86,8 +86,17 @@ def report(table: pd.DataFrame) -> str:
             pd.crosstab(table["family"], table["status"], margins=True).to_string(),
             f"claim a maximum: {valid.mean():.2%}",
         ]
-        for name in ("engine_gradient", "difference", "gradient", "promise", "rise", "theta_rise", "better"):
-            values = table.loc[valid, name].abs() if name == "difference" else table.loc[valid, name]
+        for name in (
+            "engine_gradient",
+            "difference",
+            "quadrature",
+            "gradient",
+            "promise",
+            "rise",
+            "theta_rise",
+            "better",
+        ):
+            values = table.loc[valid, name].abs() if name in ("difference", "quadrature") else table.loc[valid, name]
             if values.notna().any():
                 numbers = f"median {values.median():9.2e}  99% {values.quantile(0.99):9.2e}  worst {values.max():9.2e}"
                 parts.append(f"{name:16} n {values.count():6}  {numbers} (seed {table.loc[values.idxmax(), 'seed']})")

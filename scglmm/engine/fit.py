@@ -25,6 +25,7 @@ OK, FAILED = 0, 1
 
 MAX_ROUNDS = 12
 FAR_SD = 4.0  # where the second start is
+HIGHER = 1e-6  # a log-likelihood above another by this is higher
 RUNAWAY_SD = 20.0  # of a random effect on the log scale: where counts put it, its criterion has no end
 
 
@@ -92,8 +93,10 @@ def fit(
         row, column, _ = structure.psi_at
         far = np.where(row == column, FAR_SD, 0.0)
         other = _fit(data, structure, X, joint, found.beta, far, found.log_theta, zi_guess, curvature, work)
-        better = other.status == OK and other.value > found.value + 1e-6
-        found = replace(other if better else found, n_eval=found.n_eval + other.n_eval)
+        n_eval = found.n_eval + other.n_eval
+        if other.value > found.value + HIGHER:
+            found = other  # whether or not it has arrived: the first was no maximum
+        found = replace(found, n_eval=n_eval)
     return found
 
 
