@@ -249,9 +249,8 @@ class Criterion:
 
     def begin_at(self, effects: list[np.ndarray]) -> None:
         """Search the next mode from these random effects, (levels, columns) of every term."""
-        self._u = np.concatenate(
-            [own[np.unique(codes)].ravel() for own, codes in zip(effects, self._levels, strict=True)]
-        )
+        used = [own[np.unique(codes)].ravel() for own, codes in zip(effects, self._levels, strict=True)]
+        self._u = np.concatenate([np.empty(0), *used])
 
     def value(self, point: Point, *, restart: bool = False) -> float:
         """Value at a point; NaN where there is none. `restart` forgets where the last mode was."""
