@@ -24,8 +24,8 @@ from .zero_variances import release_variances, settle_variances, try_zero_varian
 OK, FAILED = 0, 1
 
 MAX_ROUNDS = 12
-FAR_SD = 4.0  # where the second start is
-HIGHER = 1e-6  # a log-likelihood above another by this is higher
+FAR_SD = 4.0  # standard deviations of the second start, natural log
+HIGHER = 1e-6  # difference of log-likelihoods from which on one is the higher
 RUNAWAY_SD = 20.0  # of a random effect on the log scale: where counts put it, its criterion has no end
 
 
@@ -103,7 +103,8 @@ def fit(
 def _may_have_another(data: Data, structure: Structure, found: Fit) -> bool:
     """Whether a second start is worth its time: a covariance matrix of several columns was found to be 0.
 
-    Many such matrices with little between the donors are 0, or far from it with less noise within.
+    The same counts can be noise within the levels (small theta, no variance) or differences between them (large theta,
+    large variance): two maxima, and the first search may have ended in the lower.
     """
     term = structure.psi_at[2]
     several = np.bincount(term) > 1
