@@ -45,7 +45,7 @@ def main(counts: str, out: Path, formula: str) -> None:
         run("loky")
     os.remove(KILLED)  # fails if nobody was killed
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR) as cluster,
         Client(cluster),
         joblib.parallel_config("dask"),
     ):
