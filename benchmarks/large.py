@@ -117,8 +117,10 @@ def fit_from_disk(path: str, formula: str, method: str, n_jobs: int) -> None:
     # Compiled code is loaded on a few cells and genes first: that is no part of what is measured.
     small = adata[: min(20_000, adata.n_obs)].to_memory()
     dense = np.argsort(-np.asarray(small.X.sum(axis=0)).ravel())[:250]
-    small = small[:, np.sort(dense)].copy()
-    scglmm.tl.nbmm(small if method == "moderated" else small[:, :20].copy(), formula, n_jobs=n_jobs, **how)
+    small = small[:, np.sort(dense) if method == "moderated" else dense[:20]].copy()
+    with tempfile.TemporaryDirectory() as folder:
+        small.write_h5ad(Path(folder) / "small.h5ad")
+        scglmm.tl.nbmm(ad.read_h5ad(Path(folder) / "small.h5ad", backed="r"), formula, n_jobs=n_jobs, **how)
     del small
     watch = Stopwatch()
     watch.clock(module, "_fit_task", "fits")

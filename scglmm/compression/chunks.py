@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 CHUNK_BYTES = 64 * 2**20  # of a piece as it is read, zeros of a dense matrix included
+LARGE = 2  # times as much where memory abounds: the tables are gone through once per piece
 CHUNK_ROWS = 2**19  # rows of a piece, which cost memory without counts too
 F_ROWS = 2**16  # rows of a tile of a matrix that is in memory column after column
 
@@ -72,7 +73,7 @@ def storage(matrix: Any) -> str:
     return "dense in memory" if isinstance(matrix, np.ndarray) else "dense on disk"
 
 
-def chunks(matrix: Any, first: int = 0, last: int | None = None) -> Iterator[Chunk]:
+def chunks(matrix: Any, first: int = 0, last: int | None = None, size: int | None = None) -> Iterator[Chunk]:
     """Read a matrix piece by piece; for every column, rows come in increasing order.
 
     Parameters
@@ -81,15 +82,20 @@ def chunks(matrix: Any, first: int = 0, last: int | None = None) -> Iterator[Chu
         (n_obs, n_vars), as `scglmm.compression.counts.canonical` returns it.
     first, last
         Columns that are wanted. Others are left out where the storage can do that.
+    size
+        Bytes of a piece, by default `CHUNK_BYTES`.
     """
     last = matrix.shape[1] if last is None else last
+    size = CHUNK_BYTES if size is None else size
     if is_in_memory_sparse(matrix):
         return iter([Chunk(0, 0, matrix)])
     if is_stored_sparse(matrix):
-        return _read_ahead(_stored_rows(matrix) if matrix.format == "csr" else _stored_columns(matrix, first, last))
+        return _read_ahead(
+            _stored_rows(matrix, size) if matrix.format == "csr" else _stored_columns(matrix, first, last, size)
+        )
     if is_dask(matrix):
         return _blocks(matrix, first, last)
-    tiles = _tiles(matrix, first, last)
+    tiles = _tiles(matrix, first, last, size)
     return tiles if isinstance(matrix, np.ndarray) else _read_ahead(tiles)
 
 
@@ -143,7 +149,7 @@ def cell_totals(matrix: Any) -> np.ndarray:
         return sum_up(matrix, np.full(out.size, -1), 1)[0].cell_total
     if is_stored_sparse(matrix) and matrix.format == "csr":
         indptr, data = matrix.group["indptr"][:], matrix.group["data"]
-        for begin, end in _stretches(indptr, 0, out.size, data.dtype.itemsize):
+        for begin, end in _stretches(indptr, 0, out.size, data.dtype.itemsize, CHUNK_BYTES):
             values = np.append(np.asarray(data[indptr[begin] : indptr[end]], np.float64), 0.0)
             sums = np.add.reduceat(values, indptr[begin:end] - indptr[begin])
             out[begin:end] = np.where(np.diff(indptr[begin : end + 1]) > 0, sums, 0.0)
@@ -162,9 +168,9 @@ def sample(matrix: Any, n_rows: int = 200) -> Any:
     return matrix[:n_rows]
 
 
-def _stretches(indptr: np.ndarray, first: int, last: int, itemsize: int) -> Iterator[tuple[int, int]]:
-    """Cut rows (CSC: columns) into stretches whose entries take `CHUNK_BYTES`, or what one of them takes."""
-    most = max(1, CHUNK_BYTES // itemsize)
+def _stretches(indptr: np.ndarray, first: int, last: int, itemsize: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut rows (CSC: columns) into stretches whose entries take `size` bytes, or what one of them takes."""
+    most = max(1, size // itemsize)
     while first < last:
         end = int(np.searchsorted(indptr, indptr[first] + most, side="right")) - 1
         end = min(max(end, first + 1), first + CHUNK_ROWS, last)
@@ -176,19 +182,19 @@ def _entry_bytes(group: Any) -> int:
     return group["data"].dtype.itemsize + group["indices"].dtype.itemsize
 
 
-def _stored_rows(matrix: Any) -> Iterator[Chunk]:
+def _stored_rows(matrix: Any, size: int) -> Iterator[Chunk]:
     group, n_vars = matrix.group, matrix.shape[1]
     indptr = group["indptr"][:]
-    for begin, end in _stretches(indptr, 0, matrix.shape[0], _entry_bytes(group)):
+    for begin, end in _stretches(indptr, 0, matrix.shape[0], _entry_bytes(group), size):
         part = _read(group, int(indptr[begin]), int(indptr[end]), indptr[begin : end + 1], sp.csr_array, n_vars)
         yield Chunk(begin, 0, part)
 
 
-def _stored_columns(matrix: Any, first: int, last: int) -> Iterator[Chunk]:
+def _stored_columns(matrix: Any, first: int, last: int, size: int) -> Iterator[Chunk]:
     group, n_obs = matrix.group, matrix.shape[0]
     indptr = group["indptr"][:]
-    most = max(1, CHUNK_BYTES // _entry_bytes(group))
-    for begin, end in _stretches(indptr, first, last, _entry_bytes(group)):
+    most = max(1, size // _entry_bytes(group))
+    for begin, end in _stretches(indptr, first, last, _entry_bytes(group), size):
         pointers = indptr[begin : end + 1]
         low, high = int(pointers[0]), int(pointers[-1])
         # a column longer than a chunk is read in pieces, so that memory does not grow with the number of cells
@@ -206,10 +212,10 @@ def _read(group: Any, start: int, stop: int, pointers: np.ndarray, kind: type, n
     return as_sparse(kind((data, indices, pointers - start), shape=shape))
 
 
-def _tiles(matrix: Any, first: int, last: int) -> Iterator[Chunk]:
+def _tiles(matrix: Any, first: int, last: int, size: int) -> Iterator[Chunk]:
     """Tiles of a dense matrix, in rows of tiles: whole rows, unless it is stored in columns."""
     n, m = matrix.shape
-    values = max(1, CHUNK_BYTES // np.dtype(getattr(matrix, "dtype", np.float64)).itemsize)
+    values = max(1, size // np.dtype(getattr(matrix, "dtype", np.float64)).itemsize)
     rows, columns = _stored_tile(matrix)
     if rows * m <= values or columns >= m:
         rows, columns = max(rows, min(values // max(1, m), CHUNK_ROWS) // rows * rows), m

@@ -7,6 +7,7 @@ lazy) is read in pieces that become sparse (`scglmm.compression.chunks`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import scipy.sparse as sp
 from scglmm._jit import entry, kernel
 
 from .chunks import Chunk, chunks, is_dask, is_plain, sample
+from .threads import cut, on_threads
 
 OK, NOT_FINITE, NEGATIVE, FRACTIONAL = 0, 1, 2, 3
 
@@ -129,9 +131,11 @@ class Sums:
         self.cell_total = np.zeros(n)
         self.gene_total, self.gene_cells = np.zeros((n_groups, m)), np.zeros((n_groups, m), np.int64)
 
-    def find(self, chunk: Chunk) -> tuple[int, float, int, int]:
+    def find(self, chunk: Chunk, n_jobs: int = 1) -> tuple[int, float, int, int]:
         """Add a piece; give the kind of what is no count in it (`OK` if there is none), the value, row and column."""
         matrix = chunk.matrix
+        if n_jobs > 1 and matrix.format == "csr" and matrix.nnz > n_jobs * self.gene_total.size:
+            return self._find_in_rows(chunk, n_jobs)
         scan = _scan_columns if matrix.format == "csc" else _scan_rows
         kind, value, row, column = scan(
             *(matrix.indptr, matrix.indices, numbers(matrix), chunk.column, self.group[chunk.rows]),
@@ -139,7 +143,31 @@ class Sums:
         )
         return int(kind), float(value), int(chunk.row + row), int(column)
 
-    def add(self, chunk: Chunk) -> None:
+    def _find_in_rows(self, chunk: Chunk, n_jobs: int) -> tuple[int, float, int, int]:
+        """Do so on several threads. Sums of counts are whole numbers, hence the same in any order."""
+        matrix, data = chunk.matrix, numbers(chunk.matrix)
+        ranges = cut(matrix.indptr, n_jobs)
+        group, total = self.group[chunk.rows], self.cell_total[chunk.rows]
+        sums = [(np.zeros_like(self.gene_total), np.zeros_like(self.gene_cells)) for _ in ranges]
+        found = on_threads(
+            [
+                partial(
+                    _scan_rows,
+                    *(matrix.indptr[first : last + 1], matrix.indices, data, chunk.column, group[first:last]),
+                    *(total[first:last], *own),
+                )
+                for (first, last), own in zip(ranges, sums, strict=True)
+            ]
+        )
+        for gene_total, gene_cells in sums:
+            self.gene_total += gene_total
+            self.gene_cells += gene_cells
+        for (first, _), (kind, value, row, column) in zip(ranges, found, strict=True):
+            if kind != OK:
+                return int(kind), float(value), int(chunk.row + first + row), int(column)
+        return OK, 0.0, int(chunk.row), 0
+
+    def add(self, chunk: Chunk, n_jobs: int = 1) -> None:
         """Add a piece.
 
         Raises
@@ -147,7 +175,7 @@ class Sums:
         NotCountsError
             As `summarise`.
         """
-        found = self.find(chunk)
+        found = self.find(chunk, n_jobs)
         if found[0] != OK:
             raise NotCountsError(*found)
 
@@ -204,14 +232,12 @@ def _is_sorted(indptr, indices):
 
 @kernel
 def _kind(value):
-    """Which of the codes a value is; `not value >= 0` is also true for NaN."""
+    """Which of the codes a value is."""
+    if 0.0 <= value < np.inf and value == np.floor(value):
+        return OK
     if not np.isfinite(value):
         return NOT_FINITE
-    if not value >= 0:
-        return NEGATIVE
-    if value != np.floor(value):
-        return FRACTIONAL
-    return OK
+    return NEGATIVE if value < 0.0 else FRACTIONAL
 
 
 @entry
@@ -219,16 +245,21 @@ def _scan_rows(indptr, indices, data, first, group, cell_total, gene_total, gene
     for i in range(indptr.size - 1):
         total = 0.0
         k = group[i]
-        for j in range(indptr[i], indptr[i + 1]):
-            value = np.float64(data[j])
+        columns, values = indices[indptr[i] : indptr[i + 1]], data[indptr[i] : indptr[i + 1]]
+        if k < 0:
+            for j in range(values.size):
+                total += np.float64(values[j])
+            cell_total[i] += total
+            continue
+        gene_sums, gene_counts = gene_total[k, first:], gene_cells[k, first:]
+        for j in range(values.size):
+            value = np.float64(values[j])
+            if _kind(value) != OK:
+                return _kind(value), value, i, np.int64(first + columns[j])
             total += value
-            if k >= 0:
-                kind = _kind(value)
-                if kind != OK:
-                    return kind, value, i, np.int64(first + indices[j])
-                if value > 0:
-                    gene_total[k, first + indices[j]] += value
-                    gene_cells[k, first + indices[j]] += 1
+            g = np.uint64(columns[j])  # unsigned, as in `scglmm.compression.tables`
+            gene_sums[g] += value
+            gene_counts[g] += value > 0.0
         cell_total[i] += total
     return OK, 0.0, 0, np.int64(0)
 

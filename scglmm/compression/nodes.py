@@ -13,11 +13,14 @@ its interpolation error falls like rho^-K with rho = pi/h + sqrt((pi/h)^2 + 1) (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from scglmm._jit import entry, kernel
+
+from .threads import cut, on_threads
 
 # Largest error of log(1 + e^(t + c)) and of its derivative, relative to their maximum, times rho^K, over half widths
 # from 0.02 to 8 and all c: 10.2 (tests/compression/test_nodes.py measures it again).
@@ -150,6 +153,8 @@ def make_nodes(
     *,
     compress: bool = True,
     singularity: float = np.pi,
+    finer: Nodes | None = None,
+    n_jobs: int = 1,
 ) -> Nodes:
     """Choose and place the nodes.
 
@@ -165,10 +170,15 @@ def make_nodes(
         False keeps every cell as a node: the uncompressed model, for comparison.
     singularity
         See `n_nodes`.
+    finer
+        Nodes of the same cells with a smaller tolerance, whose weights then give those of the new ones
+        (`scglmm.compression.prepared` says how) without a look at the cells.
+    n_jobs
+        Threads.
     """
     stratum = np.ascontiguousarray(stratum, np.int64)
     offset = np.ascontiguousarray(offset, np.float64)
-    order = np.argsort(stratum, kind="stable")
+    order = np.argsort(stratum, kind="stable") if finer is None else finer.order
     cells = np.bincount(stratum)
     cell_start = np.concatenate([[0], np.cumsum(cells)])
     low = np.minimum.reduceat(offset[order], cell_start[:-1])
@@ -182,7 +192,10 @@ def make_nodes(
     within = np.repeat(exact, number)
     tau[within] = offset[order[np.repeat(exact, cells)]]
     axes = Axes(np.stack([start[:-1], start[1:]], axis=1), tau, weight, offset[None])
-    weights = cell_weights(order, cell_start, start, exact, axes)
+    if finer is None:
+        weights = cell_weights(order, cell_start, start, exact, axes, n_jobs)
+    else:
+        weights = project(finer.weights, 1, finer, np.zeros(1, np.int64), start, tau, weight, n_jobs)
     return Nodes(start, tau, weights, start, stratum, order, cell_start, exact, axes)
 
 
@@ -257,19 +270,38 @@ def widest(blocks, exact):
 
 
 def cell_weights(
-    order: np.ndarray, cell_start: np.ndarray, blocks: np.ndarray, exact: np.ndarray, axes: Axes
+    order: np.ndarray, cell_start: np.ndarray, blocks: np.ndarray, exact: np.ndarray, axes: Axes, n_jobs: int = 1
 ) -> np.ndarray:
     """Sum of the cells' basis values: the table A."""
-    weights = np.zeros(blocks[-1])
-    _add_values(order, cell_start, blocks, exact, axes, np.ones(order.size), weights)
-    return weights
+    return _sum_values(order, cell_start, blocks, exact, axes, np.ones(order.size), n_jobs)
 
 
 def sum_on_nodes(nodes: Nodes, values: np.ndarray) -> np.ndarray:
     """Sum one number of each cell (n,) onto the nodes (N,)."""
-    total = np.zeros(nodes.size)
     of_cells = np.ascontiguousarray(values, np.float64)
-    _add_values(nodes.order, nodes.cell_start, nodes.blocks, nodes.exact, nodes.axes, of_cells, total)
+    return _sum_values(nodes.order, nodes.cell_start, nodes.blocks, nodes.exact, nodes.axes, of_cells)
+
+
+def _sum_values(
+    order: np.ndarray,
+    cell_start: np.ndarray,
+    blocks: np.ndarray,
+    exact: np.ndarray,
+    axes: Axes,
+    values: np.ndarray,
+    n_jobs: int = 1,
+) -> np.ndarray:
+    """Sum values of the cells, those of every stratum on one thread."""
+    total = np.zeros(blocks[-1])
+    # in the order in which they are used: cells of a stratum may be far from each other
+    axes = axes._replace(coordinates=np.ascontiguousarray(axes.coordinates[:, order]))
+    values = values[order]
+    on_threads(
+        [
+            partial(_add_values, cell_start, blocks, exact, axes, values, first, last, total)
+            for first, last in cut(cell_start, n_jobs)
+        ]
+    )
     return total
 
 
@@ -281,18 +313,86 @@ def sum_on_rows(nodes: Nodes, values: np.ndarray) -> np.ndarray:
 
 
 @entry
-def _add_values(order, cell_start, blocks, exact, axes, values, total):
+def _add_values(cell_start, blocks, exact, axes, values, first_stratum, last_stratum, total):
     most = widest(blocks, exact)
     basis, one = np.empty(most), np.empty(most)
-    for s in range(exact.size):
+    for s in range(first_stratum, last_stratum):
         for i in range(cell_start[s], cell_start[s + 1]):
-            value = values[order[i]]
+            value = values[i]
             if value == 0.0:
                 continue
             if exact[s]:
                 total[blocks[s] + i - cell_start[s]] += value
                 continue
-            cell_basis(order[i], s, axes, one, basis)
+            cell_basis(i, s, axes, one, basis)
             first = np.uint64(blocks[s])
             for k in range(blocks[s + 1] - blocks[s]):
                 total[first + np.uint64(k)] += value * basis[k]
+
+
+def project(
+    values: np.ndarray,
+    n_genes: int,
+    finer: Grid,
+    genes: np.ndarray,
+    start: np.ndarray,
+    position: np.ndarray,
+    weight: np.ndarray,
+    n_jobs: int = 1,
+) -> np.ndarray:
+    """Sum what is on finer nodes onto fewer, whose Lagrange basis is a polynomial that the finer ones represent.
+
+    Parameters
+    ----------
+    values
+        (N' * `n_genes`,) table of `n_genes` genes on the nodes `finer`, laid out as `scglmm.compression.tables.Tables`.
+    genes
+        (G,) which of those genes are wanted.
+    start, position, weight
+        First node of every stratum, (N,) nodes and their barycentric weights.
+    n_jobs
+        Threads.
+
+    Returns
+    -------
+    (N * G,) their table.
+    """
+    out = np.empty(start[-1] * genes.size)
+    on_threads(
+        [
+            partial(_project, values, n_genes, finer.start, finer.tau, genes, start, position, weight, first, last, out)
+            for first, last in cut(start, n_jobs)
+        ]
+    )
+    return out
+
+
+@entry
+def _project(values, n_genes, start_from, tau_from, genes, start, position, weight, first, last, out):
+    widest = 0
+    for s in range(first, last):
+        widest = max(widest, start[s + 1] - start[s], start_from[s + 1] - start_from[s])
+    bases = np.empty((widest, widest))
+    for s in range(first, last):
+        m, n = start_from[s + 1] - start_from[s], start[s + 1] - start[s]
+        if m != n:
+            for k in range(m):
+                lagrange_basis(tau_from[start_from[s] + k], position, weight, start[s], start[s + 1], bases[k])
+        for g in range(genes.size):
+            source = start_from[s] * n_genes + genes[g] * m
+            target = start[s] * genes.size + g * n
+            # slices, as in `scglmm.engine.nb2`
+            given, own = values[source : source + m], out[target : target + n]
+            if m == n:
+                for j in range(n):
+                    own[j] = given[j]
+                continue
+            for j in range(n):
+                own[j] = 0.0
+            for k in range(m):
+                value = given[k]
+                if value == 0.0:
+                    continue
+                basis = bases[k, :n]
+                for j in range(n):
+                    own[j] += value * basis[j]

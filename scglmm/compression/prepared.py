@@ -17,9 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from scglmm._jit import entry
-
-from .nodes import Grid, Nodes, lagrange_basis
+from .nodes import Grid, Nodes, project
 from .tables import Part, Tables, accumulate_parts
 
 
@@ -58,47 +56,22 @@ class Prepared:
         found = []
         for part, k in zip(parts, known, strict=True):
             source = next(read) if k < 0 or self.tables is None else self.tables[k]
-            found.append(source if k < 0 else _take(source, self.finer[k], part))
+            found.append(source if k < 0 else _take(source, self.finer[k], part, n_jobs))
         return found
 
 
-def _take(source: Tables, finer: Grid, part: Part) -> Tables:
+def _take(source: Tables, finer: Grid, part: Part, n_jobs: int) -> Tables:
     """Tables of some genes on the nodes of the part, from tables on finer ones."""
     by_gene = np.argsort(source.genes, kind="stable")
     at = by_gene[np.searchsorted(source.genes, part.genes, sorter=by_gene)]
-    values = _on_nodes(source.values, source.genes.size, finer, at, part.nodes)
+    values = _on_nodes(source.values, source.genes.size, finer, at, part.nodes, n_jobs)
     presence = None
     if part.presence:
-        presence = _on_nodes(source.presence, source.genes.size, finer, at, part.nodes)
+        presence = _on_nodes(source.presence, source.genes.size, finer, at, part.nodes, n_jobs)
     tails = {g: source.tails[int(i)] for g, i in enumerate(at) if int(i) in source.tails}
     return Tables(part.genes, values, source.histogram[at], tails, presence)
 
 
-def _on_nodes(values: np.ndarray, n_genes: int, finer: Grid, at: np.ndarray, nodes: Nodes) -> np.ndarray:
+def _on_nodes(values: np.ndarray, n_genes: int, finer: Grid, at: np.ndarray, nodes: Nodes, n_jobs: int) -> np.ndarray:
     """Table of the genes at some positions of a table on finer nodes."""
-    out = np.zeros(nodes.size * at.size)
-    _project(values, n_genes, finer.start, finer.tau, at, nodes.start, nodes.axes.position, nodes.axes.weight, out)
-    return out
-
-
-@entry
-def _project(values, n_genes, start_from, tau_from, genes, start, position, weight, out):
-    widest = 0
-    for s in range(start.size - 1):
-        widest = max(widest, start[s + 1] - start[s], start_from[s + 1] - start_from[s])
-    basis = np.empty((widest, widest))
-    for s in range(start.size - 1):
-        m, n = start_from[s + 1] - start_from[s], start[s + 1] - start[s]
-        if m != n:
-            for k in range(m):
-                lagrange_basis(tau_from[start_from[s] + k], position, weight, start[s], start[s + 1], basis[k])
-        for g in range(genes.size):
-            source = start_from[s] * n_genes + genes[g] * m
-            target = start[s] * genes.size + g * n
-            for k in range(m):
-                value = values[source + k]
-                if m == n:
-                    out[target + k] = value
-                elif value != 0.0:
-                    for j in range(n):
-                        out[target + j] += value * basis[k, j]
+    return project(values, n_genes, finer, at, nodes.start, nodes.axes.position, nodes.axes.weight, n_jobs)

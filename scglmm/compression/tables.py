@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from joblib import Parallel, delayed
 
 from scglmm._jit import entry
 
 from .chunks import Chunk, chunks, is_dask
 from .counts import Summary, Sums, numbers
 from .nodes import Grid, Nodes, cell_basis, widest
+from .threads import cut, on_threads
 
 DIRECT = 128  # counts up to this have a bin each in the histogram of a gene
 CSC_CELLS = 65_536  # cells whose basis values are held at once when a matrix is read column by column,
@@ -140,9 +140,16 @@ def accumulate_parts(matrix: Any, parts: Sequence[Part], n_jobs: int = 1) -> lis
 
 
 def accumulate_and_check(
-    matrix: Any, parts: Sequence[Part], group: np.ndarray, n_groups: int, n_jobs: int = 1
+    matrix: Any,
+    parts: Sequence[Part],
+    group: np.ndarray,
+    n_groups: int,
+    n_jobs: int = 1,
+    chunk_bytes: int | None = None,
 ) -> tuple[list[Summary], list[Tables]]:
     """Do the work of `scglmm.compression.counts.summarise_groups` and of `accumulate_parts` in one pass.
+
+    It reads pieces of `chunk_bytes`, see `scglmm.compression.chunks.chunks`.
 
     Raises
     ------
@@ -154,20 +161,22 @@ def accumulate_and_check(
 
         return sum_parts_and_check(matrix, parts, group, n_groups)
     sums = Sums(matrix.shape, group, n_groups)
-    tables = _read(matrix, parts, n_jobs, sums)
+    tables = _read(matrix, parts, n_jobs, sums, chunk_bytes)
     return sums.summaries(), tables
 
 
-def _read(matrix: Any, parts: Sequence[Part], n_jobs: int, checked: Sums | None) -> list[Tables]:
+def _read(
+    matrix: Any, parts: Sequence[Part], n_jobs: int, checked: Sums | None, chunk_bytes: int | None = None
+) -> list[Tables]:
     """Read the matrix once, piece by piece; with `checked` all of it, otherwise what the parts need."""
     gatherers = [PartSums(part, matrix.shape) for part in parts]
     genes = np.concatenate([part.genes for part in parts]) if parts else np.empty(0, np.int64)
     wanted = (0, matrix.shape[1])
     if checked is None and genes.size:
         wanted = (int(genes.min()), int(genes.max()) + 1)
-    for chunk in chunks(matrix, *wanted):
+    for chunk in chunks(matrix, *wanted, chunk_bytes):
         if checked is not None:
-            checked.add(chunk)
+            checked.add(chunk, n_jobs)
         add_chunk(gatherers, chunk, n_jobs)
     return [each.tables() for each in gatherers]
 
@@ -286,19 +295,19 @@ def _add_rows(
         order, cell_order = row_of_cell[by_stratum], present[by_stratum]
         bounds = np.searchsorted(nodes.stratum[cell_order], np.arange(nodes.cell_start.size))
     data = numbers(chunk)
-    cuts = _cuts(bounds, n_jobs)
-    partial = [histogram] + [np.zeros_like(histogram) for _ in cuts[2:]]
-
-    def add(begin: int, end: int, counts: np.ndarray) -> None:
-        _sum_rows(
-            chunk.indptr, chunk.indices, data, order[begin:end], cell_order[begin:end], nodes.stratum, nodes.blocks,
-            nodes.exact, nodes.axes, place, position, values, counts,
-        )  # fmt: skip
-
-    Parallel(n_jobs=len(partial), prefer="threads", require="sharedmem")(
-        delayed(add)(begin, end, counts) for (begin, end), counts in zip(pairwise(cuts), partial, strict=True)
+    ranges = cut(bounds, n_jobs)
+    histograms = [histogram] + [np.zeros_like(histogram) for _ in ranges[1:]]
+    on_threads(
+        [
+            partial(
+                _sum_rows,
+                *(chunk.indptr, chunk.indices, data, order[begin:end], cell_order[begin:end], nodes.stratum),
+                *(nodes.blocks, nodes.exact, nodes.axes, place, position, values, counts),
+            )
+            for (begin, end), counts in zip(bounds[np.array(ranges)], histograms, strict=True)
+        ]
     )
-    for counts in partial[1:]:
+    for counts in histograms[1:]:
         histogram += counts
 
 
@@ -307,12 +316,6 @@ def exact_places(nodes: Nodes) -> np.ndarray:
     place = np.empty(nodes.stratum.size, np.int64)
     place[nodes.order] = np.arange(nodes.stratum.size) - np.repeat(nodes.cell_start[:-1], nodes.n_cells)
     return place
-
-
-def _cuts(bounds: np.ndarray, n_jobs: int) -> list[int]:
-    """Positions between strata that cut the sorted cells into about equal parts."""
-    wanted = np.linspace(0, bounds[-1], n_jobs + 1)
-    return sorted({int(bounds[np.abs(bounds - cut).argmin()]) for cut in wanted} | {0, int(bounds[-1])})
 
 
 @entry
@@ -371,19 +374,22 @@ def _add_columns(
     cursor[position[here]] = chunk.indptr[here]
     stop[position[here]] = chunk.indptr[here + 1]
     first_gene, beyond = int(position[here].min()), int(position[here].max()) + 1
-    cuts = np.linspace(first_gene, beyond, min(n_jobs, beyond - first_gene) + 1).astype(np.int64)
+    ranges = [(begin + first_gene, end + first_gene) for begin, end in cut(np.arange(beyond - first_gene + 1), n_jobs)]
     step = max(1, min(CSC_CELLS, CSC_VALUES // most))
     for first in range(0, chunk.shape[0], step):
         part = cells[first : first + step]
         basis = np.zeros((part.size, most))
         _fill_basis(part, nodes.stratum, nodes.exact, nodes.axes, basis)
-        Parallel(n_jobs=cuts.size - 1, prefer="threads", require="sharedmem")(
-            delayed(_sum_columns)(
-                chunk.indices, data, cursor, stop, begin, end, first, part, nodes.stratum, nodes.blocks, nodes.exact,
-                place, basis, values, histogram,
-            )
-            for begin, end in pairwise(cuts)
-        )  # fmt: skip
+        on_threads(
+            [
+                partial(
+                    _sum_columns,
+                    *(chunk.indices, data, cursor, stop, begin, end, first, part, nodes.stratum, nodes.blocks),
+                    *(nodes.exact, place, basis, values, histogram),
+                )
+                for begin, end in ranges
+            ]
+        )
 
 
 @entry

@@ -66,6 +66,11 @@ class Variation:
     affine: np.ndarray
 
 
+def may_vary(stratum: np.ndarray) -> bool:
+    """Whether the strata of a whole design leave few enough cells in each for `find_variation` to find anything."""
+    return (int(stratum.max()) + 1) * CELLS_PER_STRATUM > stratum.size
+
+
 def find_variation(codes: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> Variation | None:
     """Look for covariates of the cells in a design.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scglmm.compression.nodes import Nodes, make_nodes
-from scglmm.compression.tensor import Tensor, Variation, cost, find_variation, make_tensor
+from scglmm.compression.tensor import Tensor, Variation, cost, find_variation, make_tensor, may_vary
 from scglmm.engine.structure import analyse
 
 from .frame import Frame
@@ -59,6 +59,7 @@ def place_models(
     singularity: float = np.pi,
     interpolate: bool = True,
     bounds: Sequence[float] = BOUNDS,
+    finer: Nodes | None = None,
 ) -> list[Placed]:
     """Place the same nodes for several models of the same cells.
 
@@ -76,9 +77,13 @@ def place_models(
         Whether nodes in covariates may be used: zero inflation and quadrature have functions of their own.
     bounds
         Largest effects to try.
+    finer
+        See `scglmm.compression.nodes.make_nodes`.
     """
-    exact = [Placed(make_nodes(stratum, offset, tolerance, singularity=singularity), frame) for frame in frames]
-    if not interpolate:
+    exact = [
+        Placed(make_nodes(stratum, offset, tolerance, singularity=singularity, finer=finer), frame) for frame in frames
+    ]
+    if not interpolate or not may_vary(stratum):
         return exact
     codes, columns, _ = _columns(designs)
     variation = find_variation(codes, columns)

@@ -145,7 +145,8 @@ def _rank(frame: Frame, components: list[tuple[int, int]]) -> int:
     n_strata = X.shape[0]
     if not components:
         return int(np.linalg.matrix_rank(X, tol=1e-9 * np.sqrt(n_strata)))
-    block = np.zeros(n_strata, np.int64)
+    if len(components) == 1:
+        return _rank_beside_one(X, frame.terms[components[0][0]], components[0][1])
     groups = {r for r, _ in components}
     starts, total = {}, n_strata
     for r in groups:
@@ -164,6 +165,16 @@ def _rank(frame: Frame, components: list[tuple[int, int]]) -> int:
         rank += basis.shape[1]
         left[members] -= basis @ (basis.T @ left[members])
     return rank + int(np.linalg.matrix_rank(left, tol=1e-9 * np.sqrt(n_strata)))
+
+
+def _rank_beside_one(X: np.ndarray, term: RandomTerm, j: int) -> int:
+    """Compute `_rank` for one component, whose columns are orthogonal: a regression within every level."""
+    z = term.covariates[:, j] / term.scale[j]
+    zz = np.bincount(term.codes, z * z, term.n_levels)
+    per = np.divide(1.0, zz, out=np.zeros_like(zz), where=zz > 0)
+    slopes = [np.bincount(term.codes, z * x, term.n_levels) * per for x in X.T]
+    left = X - np.stack([z * slope[term.codes] for slope in slopes], axis=1)
+    return int(np.count_nonzero(zz)) + int(np.linalg.matrix_rank(left, tol=1e-9 * np.sqrt(X.shape[0])))
 
 
 def _columns(term: RandomTerm, j: int, members: np.ndarray) -> np.ndarray:

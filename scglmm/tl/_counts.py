@@ -102,7 +102,13 @@ def _source(matrix: Any, name: str, columns: np.ndarray, genes: pd.Index) -> Sou
 
 
 def check_counts(
-    adata: AnnData, source: Source, group: np.ndarray, n_groups: int, parts: Sequence[Part] = (), n_jobs: int = 1
+    adata: AnnData,
+    source: Source,
+    group: np.ndarray,
+    n_groups: int,
+    parts: Sequence[Part] = (),
+    n_jobs: int = 1,
+    chunk_bytes: int | None = None,
 ) -> tuple[list[Summary], list[Tables]]:
     """Check that the matrix holds counts, and sum the cells of every group, in one pass.
 
@@ -114,6 +120,8 @@ def check_counts(
         Cells whose counts are to be summed onto nodes in the same pass.
     n_jobs
         Threads.
+    chunk_bytes
+        See `scglmm.compression.chunks.chunks`.
 
     Raises
     ------
@@ -122,7 +130,7 @@ def check_counts(
     """
     try:
         if parts:
-            return accumulate_and_check(source.matrix, parts, group, n_groups, n_jobs)
+            return accumulate_and_check(source.matrix, parts, group, n_groups, n_jobs, chunk_bytes)
         return summarise_groups(source.matrix, group, n_groups), []
     except NotCountsError as error:
         where = f"gene {str(source.genes[error.column])!r}, cell {str(adata.obs_names[error.row])!r}"

@@ -119,6 +119,7 @@ class Run:
                 tolerance=share.tolerance,
                 singularity=singularity(self.family, inflated),
                 interpolate=not inflated and self.n_quad == 1,
+                finer=None if self.ahead is None else self.ahead.parts[share.group].nodes,
             )
         return placed
 
@@ -248,20 +249,20 @@ def _read(
             offsets, name = _total_offsets(adata, groups, totals, source)
     kinds = [singularity(family, group.inflation is not None) for group in groups]
     if ahead and suits and offsets is not None:
-        finer = place_ahead(groups, offsets, genes, kinds)
+        finer = place_ahead(groups, offsets, genes, kinds, n_jobs)
         if table_bytes(finer.parts) <= budget.ahead:
             logg.info(
                 f"{where}: {first}one pass for checks, sums and the tables of all genes, "
                 f"{spell_bytes(table_bytes(finer.parts))} of max_memory={spell_bytes(budget.allowed)}"
             )
-            summaries, tables = check_counts(adata, source, label, len(groups), finer.parts, n_jobs)
+            summaries, tables = check_counts(adata, source, label, len(groups), finer.parts, n_jobs, budget.chunk_bytes)
             return summaries, offsets, name, replace(finer, tables=tables)
     if not budget.in_memory:
         logg.info(f"{where}: {first}a pass for checks and sums")
     summaries, _ = check_counts(adata, source, label, len(groups))
     if offsets is None:
         offsets, name = _total_offsets(adata, groups, summaries[0].cell_total, source)
-    return summaries, offsets, name, place_ahead(groups, offsets, genes, kinds) if suits else None
+    return summaries, offsets, name, place_ahead(groups, offsets, genes, kinds, n_jobs) if suits else None
 
 
 def _given_offsets(groups: list[Group]) -> tuple[list[np.ndarray] | None, str]:

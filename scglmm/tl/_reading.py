@@ -96,9 +96,15 @@ class Budget:
         return left - (0 if self.in_memory else self.reading)
 
     @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a piece of the matrix where one pass is all: large if that leaves most to the tables."""
+        large = chunks.LARGE * chunks.CHUNK_BYTES
+        return large if (self.allowed - self.fixed) // 4 >= COPIES * large else chunks.CHUNK_BYTES
+
+    @property
     def reading(self) -> int:
         """Bytes for the piece of the matrix that is read."""
-        return COPIES * chunks.CHUNK_BYTES
+        return COPIES * self.chunk_bytes
 
     @property
     def block(self) -> int:
@@ -176,12 +182,16 @@ def may_fit(budget: Budget, groups: Sequence[Group], n_genes: int) -> bool:
 
 
 def place_ahead(
-    groups: Sequence[Group], offsets: Sequence[np.ndarray], genes: np.ndarray, singularities: Sequence[float]
+    groups: Sequence[Group],
+    offsets: Sequence[np.ndarray],
+    genes: np.ndarray,
+    singularities: Sequence[float],
+    n_jobs: int = 1,
 ) -> Ahead:
     """Place nodes that will do whatever the counts are."""
     parts = []
     for group, offset, singularity in zip(groups, offsets, singularities, strict=True):
-        nodes = make_nodes(group.stratum, offset, FINEST, singularity=singularity)
+        nodes = make_nodes(group.stratum, offset, FINEST, singularity=singularity, n_jobs=n_jobs)
         parts.append(Part(group.used, nodes, genes, group.inflation is not None))
     return Ahead(parts)
 
