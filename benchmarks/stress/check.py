@@ -273,7 +273,8 @@ def _interior(coordinates: Coordinates, x: np.ndarray, record: Record, status: s
     size, values, vectors = _principal(hessian)
     if values[0] < 0.02:
         # Parameters that the data hardly tell apart: once more along the principal directions.
-        turn = steps[:, None] * vectors / size[:, None]
+        # A parameter that says next to nothing is not moved without end.
+        turn = steps[:, None] * vectors / np.maximum(size, 1e-2)[:, None]
         gradient, hessian, steps = derivatives(lambda y: coordinates.value(x + turn @ y), np.zeros(x.size))
         if not (np.isfinite(gradient).all() and np.isfinite(hessian).all()):
             record.problems.append("derivatives")

@@ -106,6 +106,7 @@ class Criterion:
         self.q = at
         self.columns = np.hstack([*columns, np.empty((y.size, 0), int)])
         self._u = np.zeros(self.q)
+        self._home = self._u  # effects from which a mode is searched when it was not found from the last
         self._beta: np.ndarray | None = None
         self._roots: list[np.ndarray] = []
         self._last: tuple[float, np.ndarray] = (math.nan, np.empty(0))
@@ -251,16 +252,21 @@ class Criterion:
         """Search the next mode from these random effects, (levels, columns) of every term."""
         used = [own[np.unique(codes)].ravel() for own, codes in zip(effects, self._levels, strict=True)]
         self._u = np.concatenate([np.empty(0), *used])
+        self._home = self._u.copy()
 
     def value(self, point: Point, *, restart: bool = False) -> float:
         """Value at a point; NaN where there is none. `restart` forgets where the last mode was."""
         if restart:
             self._u, self._beta = np.zeros(self.q), None
-        try:
-            return self._integral(point) if self.integral else self._laplace(point)
-        except np.linalg.LinAlgError:
-            self._u, self._beta = np.zeros(self.q), None
-            return math.nan
+        for start in (None, self._home):  # a search may overshoot from where the last mode was
+            if start is not None:
+                self._u, self._beta = start.copy(), None
+            try:
+                return self._integral(point) if self.integral else self._laplace(point)
+            except np.linalg.LinAlgError:
+                pass
+        self._u, self._beta = np.zeros(self.q), None
+        return math.nan
 
     def _find(self, point: Point) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mode, searched from the last one."""

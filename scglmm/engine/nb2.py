@@ -172,7 +172,7 @@ def log_likelihood(nodes, start, theta, strata):
     first, last = start[0], start[start.size - 1]
     size = min(BLOCK, last - first)
     means, slopes = np.empty(size), np.empty(size)  # logarithms are taken in whole vectors
-    value, slope = 0.0, 0.0
+    value, lost, slope = 0.0, 0.0, 0.0
     s = 0
     for begin in range(first, last, BLOCK):
         end = min(last, begin + BLOCK)
@@ -188,9 +188,12 @@ def log_likelihood(nodes, start, theta, strata):
             difference = p - log_1m if m > 1e-3 else small
             means[k] = -(Y[k] + theta_a) * log_1m
             slopes[k] = theta_a * difference + Y[k] * p
-        value += _sum(means[: A.size])
+        part = _sum(means[: A.size])
+        total = value + part  # all parts are negative; what rounding takes from the sum is kept (Neumaier 1974)
+        lost += (value - total) + part if value <= part else (part - total) + value
+        value = total
         slope += _sum(slopes[: A.size])
-    return value, slope
+    return value + lost, slope
 
 
 @kernel

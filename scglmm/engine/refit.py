@@ -14,7 +14,7 @@ import numpy as np
 
 from .curvature import CENTRAL, negative_definite, positive_inverse
 from .families import NB2
-from .fit import FAILED, OK, Fit
+from .fit import FAILED, HIGHER, OK, Fit
 from .layout import ETA, Data, Work
 from .optimise import LOG_THETA_MAX, LOG_THETA_MIN
 from .quadrature import quadrature, rule
@@ -55,8 +55,11 @@ class _Search:
         self.par = np.concatenate([fitted.beta, fitted.zi, fitted.psi, [fitted.log_theta]])
         self.beta, self.v = fitted.beta.copy(), fitted.v.copy()
         self.free = fitted.free.copy()
-        self.at_limit, self.theta_stop = fitted.theta_at_limit, THETA_STOP
+        self.at_limit = fitted.theta_at_limit
+        # a theta beyond the stop that Laplace's criterion has kept from its limit needs no trial there
+        self.theta_stop = THETA_STOP if self.at_limit or fitted.log_theta < THETA_STOP else math.inf
         self.has_theta = data.family == NB2
+        self.small = False  # whether the standard deviation is known to be small and not 0
         self.metric = positive_inverse(fitted.hessian, self.free)
         self.n_eval = fitted.n_eval
         self.value, self.gradient = self.evaluate(self.par)
@@ -75,9 +78,20 @@ class _Search:
         """Climb, and on from every boundary that is met; whether it converged."""
         done = self.climb()
         while leaving := self.leaving():
+            before = self.value, self.par[-2]
             self.put_at_boundary(leaving)
             done = self.climb()
+            if not self.free[-2] and self.value < before[0] - HIGHER:
+                self.release_variance(before[1])
+                done = self.climb()
         return done
+
+    def release_variance(self, psi: float) -> None:
+        """Go back from a standard deviation of 0, where the criterion is lower than it was before."""
+        self.par[-2], self.free[-2], self.small = psi, True, True
+        self.value, self.gradient = self.evaluate(self.par)
+        self.metric = positive_inverse(self.hessian(), self.free)
+        self.value, self.gradient = self.evaluate(self.par)
 
     def leave_poisson_limit(self) -> bool:
         """Go back to the interior when the criterion rises with 1/theta, as Laplace's did not."""
@@ -126,7 +140,7 @@ class _Search:
         leaving = []
         if self.has_theta and self.free[-1] and self.par[-1] > self.theta_stop:
             leaving.append(self.par.size - 1)
-        if self.free[-2] and abs(self.par[-2]) < ZERO_PSI:
+        if self.free[-2] and not self.small and abs(self.par[-2]) < ZERO_PSI:
             leaving.append(self.par.size - 2)
         return leaving
 

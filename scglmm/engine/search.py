@@ -24,10 +24,11 @@ FLAT_ZEROS = -40.0  # and is then put there
 RUNAWAY = 100.0  # such a logit, of either sign, has no end
 RISES = 1e-6  # a derivative in sigma^2 (or 1/theta) above this is a rise
 THETA_STOP = math.log(1e4)  # above this the Poisson limit is tried
-MAX_POLISH, SMALL_ASCENT = 3, 1e-5  # Newton steps at the end, and the largest rise that one may promise
+MAX_POLISH, NEAR = 3, 1e-3  # Newton steps at the end, and twice the largest rise that one may promise
+SMALL_ASCENT = 1e-6  # a rise that may be left at the end
 STEEP = 1e-9  # a gradient above this (times a hundredth of the log-likelihood) is more than rounding error
 ROUGH = 1e5  # rounding error of a log-likelihood of this size is what the search is to tell apart
-FLAT = 1e-9  # a curvature in a standard deviation below this is none
+FLAT = 1e-6  # a curvature in a standard deviation below this is none: its standard error would be 1,000
 UNMOVED = 1e-13  # twice the rise of a step that changes no standard error in its seventh digit
 
 
@@ -207,9 +208,12 @@ class Search:
             self.value = self.evaluate()
         if not (math.isfinite(self.value) and negative_definite(self.hessian, self.free)):
             return False
-        # A variance of which the fixed effects leave nothing: the sign of a curvature of 0 is that of rounding error.
-        sds = self.sds[self.free[self.sds]]
-        return bool((np.diag(self.hessian)[sds] < -FLAT).all())
+        # A variance of which the fixed effects leave nothing, a residual that the random effects leave nothing of: the
+        # sign of a curvature of 0 is that of rounding error.
+        determined = np.diag(self.hessian) < -FLAT
+        determined[: self.first] = True
+        determined[-1] |= self.has_theta
+        return bool(determined[self.free].all())
 
     def _step(self, inverse: np.ndarray) -> float:
         """Step by an inverse of minus the Hessian, if it is small; returned is twice the rise that it promises."""
@@ -217,7 +221,7 @@ class Search:
         step = inverse @ self.gradient
         step[-1] = np.clip(step[-1], -1.0, 1.0)  # near the Poisson limit theta hardly matters
         rise = float(step @ self.gradient)
-        if 0 <= rise < SMALL_ASCENT:
+        if 0 <= rise < NEAR:
             self.par += step
             self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))
         return rise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scglmm.compression.nodes import ZERO_INFLATED, make_nodes
+from scglmm.compression.precision import RELATIVE_ERRORS, tolerance_of
 from scglmm.engine.families import GAUSSIAN, NB2, POISSON
 from scglmm.engine.layout import Data
 from scglmm.engine.responses import response_data
@@ -104,7 +105,9 @@ def compress(design: Design, y: np.ndarray, family: str, zi_design: Design | Non
     n, p = design.X.shape
     stratum, first = strata_of(design, [] if zi_design is None else list(zi_design.X.T))
     offset = np.zeros(n) if design.offset is None else design.offset
-    nodes = make_nodes(stratum, offset, singularity=np.pi if zi_design is None else ZERO_INFLATED)
+    # Nodes of a Gaussian response are exact.
+    tolerance = RELATIVE_ERRORS[0] if family == "gaussian" else tolerance_of(float(np.sum(y)))
+    nodes = make_nodes(stratum, offset, tolerance, singularity=np.pi if zi_design is None else ZERO_INFLATED)
     frame = make_frame(design, first, nodes.n_cells)
     zi, zi_back = None, np.empty((0, 0))
     if zi_design is not None:

@@ -1,8 +1,7 @@
 """How fine the nodes of a gene are: a matter of its own counts, whatever other genes there are.
 
-The error of a log-likelihood is relative to the sums that are interpolated, to which a count contributes at most about
-log(1 + mu / theta) < 20. Genes with few counts thus keep the absolute error with nodes that would not do for genes with
-many. Their totals choose one of few tolerances, and the genes of a group of cells that share a tolerance share nodes.
+The total counts of genes choose one of few tolerances (`scglmm.compression.precision`), and the genes of a group of
+cells that share a tolerance share nodes.
 """
 
 from __future__ import annotations
@@ -11,12 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RELATIVE_ERRORS = (1e-10, 1e-12, 1e-14)  # of log-likelihoods, by interpolation: the last is close to rounding
-ABSOLUTE_ERROR = 1e-4  # of every log-likelihood
-OF_A_COUNT = 20.0  # natural log
-FINEST = RELATIVE_ERRORS[-1]
-
-LARGEST_TOTALS = [ABSOLUTE_ERROR / (OF_A_COUNT * error) for error in RELATIVE_ERRORS[:-1]]  # 50,000 and 5,000,000
+from scglmm.compression.precision import LARGEST_TOTALS, RELATIVE_ERRORS
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ import numpy as np
 from scglmm.compression import chunks
 from scglmm.compression.chunks import is_dask, is_in_memory_sparse, is_stored_sparse
 from scglmm.compression.nodes import make_nodes
+from scglmm.compression.precision import FINEST
 from scglmm.compression.prepared import Prepared
 from scglmm.compression.tables import Part, Tables, gene_blocks, gene_bytes
 from scglmm.inference.cell_level import Placed
 
 from ._memory import spell_bytes
-from ._precision import FINEST
 
 if TYPE_CHECKING:
     from ._counts import Source

@@ -119,6 +119,33 @@ def test_quadrature_leaves_the_limit_of_theta():
     assert record.problems == []
 
 
+@pytest.mark.parametrize("seed", [520, 4694, 6215])
+def test_where_the_search_gives_up(seed):
+    """What it leaves is more than a last Newton step was once allowed to take."""
+    assert check.check(draw(seed), optimise=False).problems == []
+
+
+def test_quadrature_keeps_what_laplace_has_decided():
+    """A theta of 39,000 and a standard deviation of 0.0014, both inside: neither is put to its limit."""
+    record = check.check(draw(4795), optimise=False)
+    assert record.status == "ok"
+    assert record.problems == []
+
+
+@pytest.mark.parametrize("seed", [2975, 3427, 6911])
+def test_flat_in_a_variance(seed):
+    """A residual of a millionth, slopes of which the fixed effects leave nothing, a handful of counts."""
+    assert check.fit(draw(seed)).status == "not_converged"
+
+
+@pytest.mark.parametrize("seed", [4619, 5843])
+def test_millions_of_counts(seed):
+    """Interpolation for so many, and sums whose terms are a billion times what is left of them."""
+    record = check.check(draw(seed), optimise=False)
+    assert abs(record.difference) < 5e-6
+    assert record.problems == []
+
+
 def test_the_criterion_is_exact_where_laplace_is():
     """Gaussian responses: the marginal distribution is multivariate normal."""
     rng = np.random.default_rng(0)

@@ -7,9 +7,10 @@ import pytest
 import scipy.sparse as sp
 
 from scglmm.compression import chunks
-from scglmm.compression.chunks import is_in_memory_sparse
+from scglmm.compression.chunks import Chunk, is_in_memory_sparse
 from scglmm.compression.counts import (
     NotCountsError,
+    Sums,
     canonical,
     looks_like_counts,
     numbers,
@@ -193,3 +194,22 @@ def test_looks_like_counts():
     late = dense.copy()
     late[-1, 0] = 0.5
     assert looks_like_counts(late, n_rows=10)
+
+
+@pytest.mark.parametrize("bad", [None, (3, 4), (1500, 0), (1999, 5)])
+def test_rows_on_several_threads(bad):
+    """The sums that one thread gives, and the first value that is no count, wherever it is."""
+    dense = np.random.default_rng(0).poisson(2.0, (2000, 6)).astype(float)
+    if bad is not None:
+        dense[bad], dense[1999, 5] = 0.5, 0.5
+    label = np.arange(2000) % 3 - 1
+    label[[3, 1500, 1999]] = 0
+    chunk = Chunk(100, 0, sp.csr_array(dense))
+    one, several = (Sums((2100, 6), np.concatenate([np.full(100, -1), label]), 2) for _ in range(2))
+    found = several.find(chunk, 3)
+    assert found == one.find(chunk)
+    if bad is None:
+        for name in ("cell_total", "gene_total", "gene_cells"):
+            np.testing.assert_array_equal(getattr(several, name), getattr(one, name))
+    else:
+        assert (found[2], found[3]) == (100 + bad[0], bad[1])

@@ -227,3 +227,17 @@ def test_sum_on_nodes():
         at = slice(nodes.start[s], nodes.start[s + 1])
         assert total[at].sum() == pytest.approx(values[stratum == s].sum())
         assert total[at] @ nodes.tau[at] == pytest.approx((values * offset)[stratum == s].sum())
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_weights_from_finer_nodes(n_jobs):
+    """The weights that a look at the cells gives, also where strata keep their cells on one side or on both."""
+    stratum, offset = few_and_many()
+    finer = make_nodes(stratum, offset, 1e-14, n_jobs=n_jobs)
+    np.testing.assert_array_equal(finer.weights, make_nodes(stratum, offset, 1e-14).weights)
+    for tolerance in (1e-14, 1e-12, 1e-6):
+        direct = make_nodes(stratum, offset, tolerance)
+        nodes = make_nodes(stratum, offset, tolerance, finer=finer, n_jobs=n_jobs)
+        np.testing.assert_array_equal(nodes.tau, direct.tau)
+        np.testing.assert_array_equal(nodes.exact, direct.exact)
+        np.testing.assert_allclose(nodes.weights, direct.weights, rtol=1e-11, atol=1e-11)

@@ -8,7 +8,8 @@ from fitting import frame_of, intercepts
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from scglmm.inference.containment import Carrier, constant_within, find_carrier, levels_to_spare
+from scglmm.inference.containment import Carrier, _rank_beside_one, constant_within, find_carrier, levels_to_spare
+from scglmm.inference.frame import RandomTerm
 
 J = 12
 DONOR = np.repeat(np.arange(J), 10)
@@ -278,3 +279,20 @@ def test_a_slope_of_a_covariate_that_is_constant_within_levels():
     for terms in ([slope(AGE, DONOR)], [*intercepts(DONOR), (DONOR, J, AGE[:, None])]):
         frame, _ = frame_of(np.column_stack([ONE, AGE]), terms)
         assert all(levels_to_spare(frame, r) > 0 for r in range(len(terms)))
+
+
+@given(seed=st.integers(0, 10_000), n_levels=st.integers(1, 8), slopes=st.booleans())
+@settings(deadline=None)
+def test_one_component_is_taken_out_level_by_level(seed, n_levels, slopes):
+    """The rank of a dense matrix, also with levels in which the covariate is 0 and with columns within its span."""
+    rng = np.random.default_rng(seed)
+    n = 20
+    codes = np.concatenate([np.arange(n_levels), rng.integers(0, n_levels, n - n_levels)])
+    covariate = rng.integers(0, 3, n).astype(float) if slopes else np.ones(n)
+    assume(covariate.any())
+    X = np.column_stack([np.ones(n), codes % 2, rng.integers(0, 2, n), rng.normal(size=n)])
+    X = X[:, np.abs(X).max(axis=0) > 0]
+    Z = covariate[:, None] * (codes[:, None] == np.arange(n_levels))
+    term = RandomTerm("d", ["x"], codes, n_levels, covariate[:, None], np.array([2.0]), np.eye(1))
+    expected = np.linalg.matrix_rank(np.hstack([X, Z]))
+    assert _rank_beside_one(X / np.abs(X).max(axis=0), term, 0) == expected
