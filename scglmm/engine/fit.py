@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .families import GAUSSIAN
+from .families import GAUSSIAN, NB2
 from .layout import ETA, Data, H, Work, make_work
 from .optimise import NOT_CONVERGED
 from .search import SMALL_ASCENT, Search
@@ -24,7 +24,9 @@ from .zero_variances import release_variances, settle_variances, try_zero_varian
 OK, FAILED = 0, 1
 
 MAX_ROUNDS = 12
-FAR_SD = 4.0  # standard deviations of the second start, natural log
+FAR_SD, NEAR_SD = 4.0, 0.1  # standard deviations of other starts, natural log
+NOISE = -2.5  # log(theta) below this says that nearly all counts are in few cells,
+LARGE_SD = 2.0  # a standard deviation above this that they are in few levels
 HIGHER = 1e-6  # difference of log-likelihoods from which on one is the higher
 RUNAWAY_SD = 20.0  # of a random effect on the log scale: where counts put it, its criterion has no end
 
@@ -89,10 +91,8 @@ def fit(
     """
     work = make_work(structure, X) if work is None else work
     found = _fit(data, structure, X, joint, beta_guess, psi_guess, log_theta_guess, zi_guess, curvature, work)
-    if psi_guess is None and _may_have_another(data, structure, found):
-        row, column, _ = structure.psi_at
-        far = np.where(row == column, FAR_SD, 0.0)
-        other = _fit(data, structure, X, joint, found.beta, far, found.log_theta, zi_guess, curvature, work)
+    for psi, log_theta in [] if psi_guess is not None else _other_starts(data, structure, found):
+        other = _fit(data, structure, X, joint, found.beta, psi, log_theta, zi_guess, curvature, work)
         n_eval = found.n_eval + other.n_eval
         if other.value > found.value + HIGHER:
             found = other  # whether or not it has arrived: the first was no maximum
@@ -100,16 +100,23 @@ def fit(
     return found
 
 
-def _may_have_another(data: Data, structure: Structure, found: Fit) -> bool:
-    """Whether a second start is worth its time: a covariance matrix of several columns was found to be 0.
+def _other_starts(data: Data, structure: Structure, found: Fit) -> list[tuple[np.ndarray, float]]:
+    """List starts (psi, log theta) that are worth their time: the first search may have ended in a lower maximum.
 
     The same counts can be noise within the levels (small theta, no variance) or differences between them (large theta,
-    large variance): two maxima, and the first search may have ended in the lower.
+    large variance).
     """
-    term = structure.psi_at[2]
+    if data.family == GAUSSIAN or found.status != OK:
+        return []
+    row, column, term = structure.psi_at
     several = np.bincount(term) > 1
     zero = np.bincount(term, np.abs(found.psi)) == 0.0
-    return data.family != GAUSSIAN and found.status == OK and bool((several & zero).any())
+    starts = []
+    if (zero & several).any() or (zero.any() and data.family == NB2 and found.log_theta < NOISE):
+        starts.append((np.where(row == column, FAR_SD, 0.0), max(found.log_theta, 0.0)))
+    if data.family == NB2 and np.abs(found.psi).max(initial=0.0) > LARGE_SD:
+        starts.append((np.where(row == column, NEAR_SD, 0.0), NOISE))
+    return starts
 
 
 def _fit(

@@ -112,6 +112,12 @@ def test_a_second_optimum_far_from_zero():
     assert check.check(drawn, optimise=True).problems == []
 
 
+@pytest.mark.parametrize("seed", [7900, 8520])
+def test_noise_within_levels_or_differences_between_them(seed):
+    """Six counts are in one donor, two in one sample: no variance and a small theta, or the reverse."""
+    assert check.check(draw(seed), optimise=True).problems == []
+
+
 def test_quadrature_leaves_the_limit_of_theta():
     """Laplace's maximum is the Poisson limit; that of the integral is at a theta of some ten thousand."""
     record = check.check(draw(768), optimise=True)
