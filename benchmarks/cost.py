@@ -30,7 +30,7 @@ ASSUMED = {
 BYTES_PER_NONZERO = 8  # float32 and int32
 HISTOGRAM_BYTES = 4 * 129
 RESULT_BYTES = 3_500  # of a gene at the end: estimates, covariances, tables
-PIECES = 6 * 32 * 2**20  # of a file while it is read
+PIECES = 4 * 128 * 2**20  # of a file while it is read, and the next one
 FINER = np.log(12 / 1e-14) / np.log(12 / 1e-10)  # nodes where counts are read once, before it is known how many suffice
 
 
