@@ -269,20 +269,25 @@ def _interior(coordinates: Coordinates, x: np.ndarray, record: Record, status: s
         record.problems.append("derivatives")
         return
     size, values, vectors = _principal(hessian)
+    value, turn = coordinates.value, np.diag(steps)
     if values[0] < 0.02:
         # Parameters that the data hardly tell apart: once more along the principal directions.
         # A parameter that says next to nothing is not moved without end.
         turn = steps[:, None] * vectors / np.maximum(size, 1e-2)[:, None]
-        gradient, hessian, steps = derivatives(lambda y: coordinates.value(x + turn @ y), np.zeros(x.size))
+        gradient, hessian, steps = derivatives(lambda y: value(x + turn @ y), np.zeros(x.size))
         if not (np.isfinite(gradient).all() and np.isfinite(hessian).all()):
             record.problems.append("derivatives")
             return
         size, values, vectors = _principal(hessian)
+        turn = turn * steps
     along = vectors.T @ (gradient / size)
+    curvature = np.maximum(np.abs(values), 1e-6)
     record.gradient = float(np.abs(gradient / size).max())
-    record.promise = float(0.5 * np.sum(along**2 / np.maximum(np.abs(values), 1e-6)))
+    record.promise = float(0.5 * np.sum(along**2 / curvature))
     record.curvature = float(values[0])
-    if record.promise > 1e-6:
+    # What is promised where the criterion is flat is rounding error: it has to rise indeed.
+    newton = turn @ (vectors @ (along / curvature) / size)
+    if record.promise > 1e-6 and max(value(x + newton), value(x + 0.1 * newton)) - value(x) > 1e-7:
         record.problems.append("gradient")
     if record.curvature < 1e-7 and status != "zi_boundary":
         record.problems.append("curvature")
