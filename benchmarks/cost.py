@@ -30,7 +30,7 @@ ASSUMED = {
 BYTES_PER_NONZERO = 8  # float32 and int32
 HISTOGRAM_BYTES = 4 * 129
 RESULT_BYTES = 3_500  # of a gene at the end: estimates, covariances, tables
-PIECES = 4 * 128 * 2**20  # of a file while it is read, and the next one
+PIECES = 4 * 128 * 2**20  # of a file while it is read, and the next one; half of it where that is over a quarter
 FINER = np.log(12 / 1e-14) / np.log(12 / 1e-10)  # nodes where counts are read once, before it is known how many suffice
 
 
@@ -146,7 +146,7 @@ class Work:
     def passes(self, constants: Constants, max_memory: float, workers: int = 1) -> int | None:
         """How often counts that are not in memory are read; None where not even one gene fits."""
         left = max_memory - self.fixed_bytes(constants) - 8 * self.cells
-        tables = left / 8 if workers > 2 else left - PIECES
+        tables = left / 8 if workers > 2 else left - (PIECES if left // 4 >= PIECES else PIECES // 2)
         if tables < self.table_bytes / self.genes:
             return None
         if FINER * self.table_bytes <= 0.75 * tables:
