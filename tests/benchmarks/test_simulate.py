@@ -122,7 +122,7 @@ def test_passes():
     constants = cost.Constants(*[1e-6] * 6, 70.0)
     assert work.passes(constants, 32e9) == 1
     assert work.passes(constants, 2e9) == 2
-    assert work.passes(constants, 1e9) == 1 + int(np.ceil(work.table_bytes / (1e9 - 110e6 - 70e6 - cost.PIECES)))
+    assert work.passes(constants, 1e9) == 1 + int(np.ceil(work.table_bytes / (1e9 - 110e6 - 70e6 - cost.PIECES // 2)))
     assert work.passes(constants, 3e8) is None
 
 
