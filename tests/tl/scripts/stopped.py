@@ -77,11 +77,11 @@ def kill_at(stage: str, n: int) -> None:
 
 
 def slowly() -> None:
-    """Give the signal time to come."""
+    """Give the signal time to come, also from a process that has to wait for a processor."""
     fit_task = genes._fit_task
 
     def fit(task: object) -> object:
-        time.sleep(0.2)
+        time.sleep(1.0)
         return fit_task(task)
 
     genes._fit_task = fit
@@ -151,7 +151,7 @@ def main(counts: str, out: Path) -> None:
         folder = out / name
         found, seconds[name] = interrupt(what, n_jobs, folder)
         if found == 0:
-            # Python drops an exception that comes while it runs a finaliser: the run went on to its end.
+            # The signal came too late, or while Python ran a finaliser, which drops exceptions: the run went on.
             shutil.rmtree(folder)
             found, seconds[name] = interrupt(what, n_jobs, folder)
         said = (out / "stderr").read_text() if (out / "stderr").exists() else ""
