@@ -50,7 +50,9 @@ def expand(data, structure, X, joint, par, free, delta, central, v, work, moves,
     result
         Zeros (n, n).
     d_covariance
-        Zeros (n, p, p); when `joint` and `central`, derivatives of the covariance of beta at fixed variances.
+        Zeros (n, p, p); when `joint` and `central`, derivatives of the covariance of beta at fixed variances: of
+        the block C of beta in the inverse of M = A'HA + [I 0; 0 0], A = [B X], which are those of -U'(dM)U with U the
+        columns of beta in that inverse. Differences of C would lose half of its digits.
     """
     n, p, q = par.size, X.shape[1], v.size
     S = structure.z.shape[0]
@@ -58,16 +60,25 @@ def expand(data, structure, X, joint, par, free, delta, central, v, work, moves,
     first_psi = n - 1 - n_psi
     strata = work.strata
     theta = math.exp(par[n - 1])
-    there = np.empty((9, S))
+    there = np.empty((10, S))
     for s in range(S):
         there[OF_G, s], there[OF_H, s], there[OF_T, s] = strata[G, s], strata[H, s], strata[T, s]
         there[OF_G_THETA, s], there[OF_H_THETA, s] = strata[G_THETA, s], strata[H_THETA, s]
-    curvature = second_order(data.nodes, data.start, theta, strata, there[T_ETA:])
+    curvature = second_order(data.nodes, data.start, theta, strata, work.slope[0], there[T_ETA:])
     curvature += histogram_curvature(data.exceed, data.tail, theta)
     direction = np.empty(S)
+    n_exact = first_psi if not joint and structure.z.shape[1] == 1 and q == S else 0
+    bends, moved = np.empty(S), np.zeros((n_exact, S))
+    if n_exact > 0:
+        _bends(structure, there, work, bends)
     for i in range(n):
         if free[i]:
             _move(structure, X, joint, i, first_psi, v, there, direction, work, moves[i], moves_beta[i])
+    with_covariance = joint and central
+    U, AU = np.zeros((p, q)), np.zeros((p, S))
+    if with_covariance:
+        for c in range(p):
+            _column_of_beta(structure, X, c, work, U[c], AU[c])
 
     psi = par[first_psi : n - 1].copy()
     base, gradient, v_there = np.zeros(n), np.empty(n), np.empty(q)
@@ -82,8 +93,13 @@ def expand(data, structure, X, joint, par, free, delta, central, v, work, moves,
         slope = curvature if i == n - 1 else 0.0
         e = 1.0 if i == n - 1 else 0.0
         _add_move(structure, X, joint, moves[i], moves_beta[i], work.zl, direction)
+        if i < n_exact:
+            _row_of_beta(X, i, there, direction, bends, moved, result)
+            continue
         for s in range(S):
             slope += there[OF_G_THETA, s] * direction[s]
+        if with_covariance:
+            _differentiate_covariance(structure, i - first_psi, e, there, direction, U, AU, d_covariance[i])
         for side in range(2 if central else 1):
             step = delta if side == 0 else -delta
             weight = 0.5 / step if central else 1.0 / step
@@ -104,12 +120,36 @@ def expand(data, structure, X, joint, par, free, delta, central, v, work, moves,
             gradient_at(None, structure, X, joint, n_psi, v_there, step * slope, gradient, work)
             for j in range(n):
                 result[i, j] += weight * (gradient[j] - base[j]) if finite else np.nan
-            if joint and central:
-                for c in range(p):
-                    for d in range(p):
-                        d_covariance[i, c, d] += weight * work.schur[1, c, d]
         if first_psi <= i < n - 1:
             psi[i - first_psi] = par[i]
+        for c in range(n_exact):
+            result[c, i] = result[i, c]
+
+
+@kernel
+def _bends(structure, there, work, out):
+    """Second derivative of -log|M|/2 in the linear predictor of every stratum, each of which is a level of its own.
+
+    With a = b'M^-1 b it is -a (dT/deta)/2 + (a T)^2/2, and the mode that moves with T adds T b'q, q = M^-1 B'(a T)/2;
+    inverse and q are those that the gradient has left.
+    """
+    for s in range(out.size):
+        zl, t = work.zl[s, 0], there[OF_T, s]
+        a = zl * zl * work.inverse[structure.place[s, 0]]
+        out[s] = 0.5 * a * (a * t * t - there[T_ETA, s]) + zl * work.rhs[structure.z_column[s, 0], 0] * t
+
+
+@kernel
+def _row_of_beta(X, i, there, direction, bends, moved, result):
+    """Put row i of the block of beta (ML) into the Hessian, and its column: exact, see `_bends`."""
+    for s in range(direction.size):
+        moved[i, s] = direction[s]
+    for c in range(i + 1):
+        total = 0.0
+        for s in range(direction.size):
+            total += direction[s] * (bends[s] * moved[c, s] - there[OF_H, s] * X[s, c])
+        result[i, c] = total
+        result[c, i] = total
 
 
 @kernel
@@ -177,6 +217,43 @@ def _move(structure, X, joint, i, first_psi, v, there, direction, work, move, mo
         move[k] = rhs[k, 0]
     if joint:
         copy_into(move_beta, rhs_beta)
+
+
+@kernel
+def _column_of_beta(structure, X, c, work, U, AU):
+    """Column of coefficient c in the inverse of the joint penalised Hessian, and what it does to the predictors."""
+    rhs, rhs_beta = work.rhs, work.betas[RHS]
+    for k in range(U.size):
+        rhs[k, 0] = 0.0
+    for d in range(X.shape[1]):
+        rhs_beta[d] = 1.0 if d == c else 0.0
+    solve_joint(structure.starts, structure.entries, True, work.values, work.fixed, work.schur, rhs, rhs_beta)
+    for k in range(U.size):
+        U[k] = rhs[k, 0]
+    _add_move(structure, X, True, U, rhs_beta, work.zl, AU)
+
+
+@kernel
+def _differentiate_covariance(structure, psi_index, e, there, direction, U, AU, out):
+    """Differentiate the covariance of beta in a parameter that moves the predictors by `direction`."""
+    p, S = AU.shape
+    is_psi = 0 <= psi_index < structure.psi_at.shape[1]
+    row, column = 0, 0
+    if is_psi:
+        row, column = structure.psi_at[0, psi_index], structure.psi_at[1, psi_index]
+    for s in range(S):
+        change = there[OF_T, s] * direction[s] + there[OF_H_THETA, s] * e
+        for c in range(p):
+            for d in range(c + 1):
+                out[c, d] -= change * AU[c, s] * AU[d, s]
+        if is_psi:
+            hz, k = there[OF_H, s] * structure.z[s, row], structure.z_column[s, column]
+            for c in range(p):
+                for d in range(c + 1):
+                    out[c, d] -= hz * (U[c, k] * AU[d, s] + AU[c, s] * U[d, k])
+    for c in range(p):
+        for d in range(c):
+            out[d, c] = out[c, d]
 
 
 @kernel

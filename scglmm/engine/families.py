@@ -42,13 +42,15 @@ def derivatives(extra, data, theta, strata):
 
 @kernel
 def log_likelihood(extra, data, theta, strata):
-    """Log-likelihood of all cells given their linear predictors, and its derivative in log(theta)."""
+    """Compute the log-likelihood of all cells, its derivative in log(theta), and the part of that of the nodes."""
     if extra is None:
-        value, slope = nb2.log_likelihood(data.nodes, data.start, theta, strata)
+        value, of_nodes = nb2.log_likelihood(data.nodes, data.start, theta, strata)
     elif data.family == GAUSSIAN:
-        return gaussian.log_likelihood(data, theta, strata)
+        value, slope = gaussian.log_likelihood(data, theta, strata)
+        return value, slope, slope
     else:
-        value, slope = counts.log_likelihood(data, 1.0 / theta if data.family == NB2 else 0.0, strata)
+        value, of_nodes = counts.log_likelihood(data, 1.0 / theta if data.family == NB2 else 0.0, strata)
+    slope = of_nodes
     constant = data.constant  # with large counts the terms cancel: those of the histogram belong to the constant
     if data.family == NB2:
         more, more_slope = histogram_terms(data.exceed, data.tail, theta)
@@ -57,7 +59,7 @@ def log_likelihood(extra, data, theta, strata):
     value += constant
     for s in range(data.y_sum.size):
         value += data.y_sum[s] * strata[ETA, s]
-    return value, slope
+    return value, slope, of_nodes
 
 
 @kernel

@@ -21,11 +21,11 @@ from .search import SMALL_ASCENT, Search
 from .structure import Structure
 from .zero_variances import release_variances, settle_variances, try_zero_variances
 
-OK, FAILED = 0, 1
+OK, FAILED, RUNAWAY = 0, 1, 2
 
 MAX_ROUNDS = 12
 FAR_SD, NEAR_SD = 4.0, 0.1  # standard deviations of other starts, natural log
-NOISE = -2.5  # log(theta) below this says that nearly all counts are in few cells,
+NOISE, CALM = -2.5, 3.0  # log(theta) below the first says that nearly all counts are in few cells,
 LARGE_SD = 2.0  # a standard deviation above this that they are in few levels
 HIGHER = 1e-6  # difference of log-likelihoods from which on one is the higher
 RUNAWAY_SD = 20.0  # of a random effect on the log scale: where counts put it, its criterion has no end
@@ -39,7 +39,7 @@ class Fit:
     the coefficients of a zero inflation, if there is one.
     """
 
-    status: int  # OK or FAILED
+    status: int  # OK, FAILED, or RUNAWAY: a maximum that is as good as at infinity
     value: float  # Laplace (restricted) log-likelihood, all constants
     n_eval: int  # evaluations of the criterion with its gradient
     grad: float  # largest absolute gradient over the free parameters at the end
@@ -56,6 +56,11 @@ class Fit:
     h: np.ndarray  # (S,) minus the second derivative of the log-likelihood of every stratum in eta
     eta: np.ndarray  # (S,) linear predictors without the offset
     zi: np.ndarray  # (k,) coefficients of the logit of the zero-inflation probability
+
+    @property
+    def failed(self) -> bool:
+        """Whether no maximum was found that says anything."""
+        return self.status != OK
 
 
 def fit(
@@ -112,10 +117,11 @@ def _other_starts(data: Data, structure: Structure, found: Fit) -> list[tuple[np
     several = np.bincount(term) > 1
     zero = np.bincount(term, np.abs(found.psi)) == 0.0
     starts = []
-    if (zero & several).any() or (zero.any() and data.family == NB2 and found.log_theta < NOISE):
+    noise = data.family == NB2 and found.log_theta < NOISE
+    if (zero & several).any() or (zero.any() and noise):
         starts.append((np.where(row == column, FAR_SD, 0.0), max(found.log_theta, 0.0)))
-    if data.family == NB2 and np.abs(found.psi).max(initial=0.0) > LARGE_SD:
-        starts.append((np.where(row == column, NEAR_SD, 0.0), NOISE))
+    if noise or (data.family == NB2 and np.abs(found.psi).max(initial=0.0) > LARGE_SD):
+        starts.append((np.where(row == column, NEAR_SD, 0.0), CALM if noise else NOISE))
     return starts
 
 
@@ -153,16 +159,21 @@ def _fit(
         ):
             continue
         break
-    done = search.status != NOT_CONVERGED and math.isfinite(search.value)
+    arrived = search.status != NOT_CONVERGED and math.isfinite(search.value)
+    done = arrived
     if curvature and math.isfinite(search.value):
+        before = search.save()
         is_maximum = search.polish()
+        if not math.isfinite(search.value):
+            search.restore(before)  # how high the search has come
         done = is_maximum and done
         if data.extra is not None:
             # Residuals near 0 make the search give up where it has arrived, and the criterion of zero-inflated counts
             # has poles, where the curvature of an inner mode vanishes, that look like maxima.
             done = is_maximum and search.promise() < SMALL_ASCENT
     if data.family != GAUSSIAN and search.largest_sd() > RUNAWAY_SD:
-        done = False  # as good as separated: levels with counts and levels without, told apart by their random effects
+        # As good as separated: levels with counts and levels without, told apart by their random effects.
+        return _result(search, RUNAWAY if arrived else FAILED)
     return _result(search, OK if done else FAILED)
 
 

@@ -25,7 +25,7 @@ from scglmm._jit import entry, kernel
 from .families import add_inflation, derivatives, in_range, inflation_gradient, log_likelihood, set_inflation
 from .layout import G_THETA, H_THETA, RHS, SCRATCH, STEP, G, H, T
 from .ldl import selected_inverse, solve_upper
-from .mode import find_mode
+from .mode import EXACT, find_mode
 from .penalised import assemble, cholesky_inverse, factor_joint, solve_joint
 
 
@@ -61,7 +61,7 @@ def laplace(data, structure, X, joint, with_theta, par, beta, v, gradient, work)
     set_inflation(data.extra, par, first)
     psi = par[first_psi : par.size - 1]
     theta = math.exp(par[par.size - 1])
-    if find_mode(data, structure, X, psi, theta, joint, beta, v, work) < 0:
+    if find_mode(data, structure, X, psi, theta, joint, beta, v, work, EXACT) < 0:
         return np.nan
     # Means are cut off there: what looks like a likelihood that keeps rising is not one.
     if not in_range(data.extra, data, work.strata):
@@ -69,7 +69,7 @@ def laplace(data, structure, X, joint, with_theta, par, beta, v, gradient, work)
     derivatives(data.extra, data, theta, work.strata)
     value, slope = 0.0, 0.0
     if with_theta:
-        value, slope = log_likelihood(data.extra, data, theta, work.strata)
+        value, slope, work.slope[0] = log_likelihood(data.extra, data, theta, work.strata)
         for i in range(v.size):
             value -= 0.5 * v[i] * v[i]
     starts, entries = structure.starts, structure.entries

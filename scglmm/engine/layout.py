@@ -66,6 +66,7 @@ class Work(NamedTuple):
     rhs: np.ndarray  # (q, 1)
     effects: np.ndarray  # (3, q) two rows of zeros for the sparse kernels; gradient
     betas: np.ndarray  # (3, p)
+    slope: np.ndarray  # (1,) derivative in log(theta) of the log-likelihood of the nodes
 
 
 @entry
@@ -85,6 +86,7 @@ def make_work(structure, X):
         np.zeros((q, 1)),
         np.zeros((3, q)),
         np.zeros((3, p)),
+        np.zeros(1),
     )
 
 

@@ -18,14 +18,14 @@ from .penalised import assemble, factor_joint, scaled_rows, solve_joint
 
 MAX_NEWTON = 200
 MAX_STEP = 4.0  # largest change of a linear predictor in one step: a factor of 55 in the mean
-TOLERANCE = 1e-11  # squared Newton decrement; the last step then leaves a gradient near rounding error
+EXACT, NEAR = 1e-11, 1e-2  # squared Newton decrement: the last step then leaves a gradient near rounding error; a start
 
 
 @kernel
-def find_mode(data, structure, X, psi, theta, joint, beta, v, work):
+def find_mode(data, structure, X, psi, theta, joint, beta, v, work, tolerance):
     """Newton from (beta, v), both overwritten by the mode; beta only when `joint`.
 
-    Also leaves the linear predictors and the rows of Z Lambda in `work`.
+    `tolerance` is `EXACT` or `NEAR`. Also leaves the linear predictors and the rows of Z Lambda in `work`.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def find_mode(data, structure, X, psi, theta, joint, beta, v, work):
             strata[STEP, s] = change
             largest = max(largest, abs(change))
         length = min(1.0, MAX_STEP / largest) if largest > 0.0 else 1.0
-        done = slope < TOLERANCE and length == 1.0
+        done = slope < tolerance and length == 1.0
         moved = 0.0
         for _ in range(60):
             for s in range(S):

@@ -36,21 +36,21 @@ def score_curvature(nodes, start, theta, strata):
 @kernel
 def _score_curvature(nodes, start, theta, strata):
     per_theta = 1.0 / theta
-    for s in range(start.size - 1):
-        scale = math.exp(min(strata[ETA, s], MAX_ETA))
-        # Slices, as an index that may be negative to the compiler keeps it from loading neighbours at once.
-        E, A, Y = _of_stratum(nodes, start, s)
-        g = 0.0
-        h = 0.0
+    size = _block_size(start)
+    of_node = np.empty((3, size))
+    s = 0
+    while s < start.size - 1:
+        end = _block_end(start, s, size)
+        E, A, Y, mu = _of_block(nodes, start, strata, s, end, of_node)
+        g, h = of_node[1, : E.size], of_node[2, : E.size]
         for k in range(E.size):
-            mu = E[k] * scale
-            m = mu * per_theta
+            m = mu[k] * per_theta
             r = 1.0 / (1.0 + m)
-            a_mu = A[k] * mu
-            g += (Y[k] - a_mu) * r
-            h += (Y[k] * m + a_mu) * r * r
-        strata[G, s] = g
-        strata[H, s] = h
+            a_mu = A[k] * mu[k]
+            g[k] = (Y[k] - a_mu) * r
+            h[k] = (Y[k] * m + a_mu) * r * r
+        _add_two(start, s, end, of_node[1:], strata[G : H + 1])
+        s = end
 
 
 @kernel
@@ -78,32 +78,30 @@ def derivatives(nodes, start, theta, strata):
 @kernel
 def _derivatives(nodes, start, theta, strata):
     per_theta = 1.0 / theta
-    for s in range(start.size - 1):
-        scale = math.exp(min(strata[ETA, s], MAX_ETA))
-        E, A, Y = _of_stratum(nodes, start, s)
-        g = 0.0
-        h = 0.0
-        t = 0.0
-        g_theta = 0.0
-        h_theta = 0.0
+    size = _block_size(start)
+    of_node = np.empty((6, size))
+    s = 0
+    while s < start.size - 1:
+        end = _block_end(start, s, size)
+        E, A, Y, mu = _of_block(nodes, start, strata, s, end, of_node)
+        g, h, t = of_node[1, : E.size], of_node[2, : E.size], of_node[3, : E.size]
+        g_theta, h_theta = of_node[4, : E.size], of_node[5, : E.size]
         for k in range(E.size):
-            mu = E[k] * scale
-            m = mu * per_theta
+            m = mu[k] * per_theta
             r = 1.0 / (1.0 + m)
-            a_mu = A[k] * mu
+            a_mu = A[k] * mu[k]
             r2 = r * r
             residual = Y[k] - a_mu
             curvature = (Y[k] * m + a_mu) * r2
-            g += residual * r
-            h += curvature
-            t += curvature * (1.0 - m) * r
-            g_theta += residual * m * r2
-            h_theta += a_mu * r2
-        strata[G, s] = g
-        strata[H, s] = h
-        strata[T, s] = t
-        strata[G_THETA, s] = g_theta
-        strata[H_THETA, s] = h_theta - t
+            g[k] = residual * r
+            h[k] = curvature
+            t[k] = curvature * (1.0 - m) * r
+            g_theta[k] = residual * m * r2
+            h_theta[k] = a_mu * r2
+        _add_five(start, s, end, of_node[1:], strata[G : H_THETA + 1])
+        s = end
+    for s in range(start.size - 1):
+        strata[H_THETA, s] -= strata[T, s]
 
 
 @kernel
@@ -127,43 +125,44 @@ def _derivatives_single(nodes, theta, strata):
 
 
 @kernel
-def second_order(nodes, start, theta, strata, out):
+def second_order(nodes, start, theta, strata, slope, out):
     """Further derivatives of what `derivatives` gives.
 
-    Into the rows of `out` (4, S): that of T in eta, and in log(theta) that of T, the second of g, and the second of h.
-    Returned is the second derivative in log(theta) of `log_likelihood`. `strata` holds the linear predictors.
+    Into the rows of `out` (5, S): that of T in eta, and in log(theta) that of T, the second of g, and the second of h;
+    the last is scratch. Returned is the second derivative in log(theta) of `log_likelihood`, the first of which is
+    `slope`. `strata` holds the linear predictors.
 
     With c = Y m + A mu, which in eta grows like m, and p = m r:
     T = c r^2 (1 - 2p),  dT/deta = c r^2 (1 - 6 p r),  and in log(theta)  dm = -m, dr = p r, dp = -p r, dc = -Y m.
     """
     per_theta = 1.0 / theta
-    _, total = log_likelihood(nodes, start, theta, strata)
-    for s in range(start.size - 1):
-        scale = math.exp(min(strata[ETA, s], MAX_ETA))
-        E, A, Y = _of_stratum(nodes, start, s)
-        t_eta = 0.0
-        t_theta = 0.0
-        g_theta_2 = 0.0
-        a_part = 0.0
+    size = _block_size(start)
+    of_node = np.empty((6, size))
+    s = 0
+    while s < start.size - 1:
+        end = _block_end(start, s, size)
+        E, A, Y, mu = _of_block(nodes, start, strata, s, end, of_node)
+        t_eta, t_theta, g_theta_2 = of_node[1, : E.size], of_node[2, : E.size], of_node[3, : E.size]
+        a_part, steepens = of_node[4, : E.size], of_node[5, : E.size]
         for k in range(E.size):
-            mu = E[k] * scale
-            m = mu * per_theta
+            m = mu[k] * per_theta
             r = 1.0 / (1.0 + m)
             p = m * r
-            a_mu = A[k] * mu
+            a_mu = A[k] * mu[k]
             y_p = Y[k] * p
             c_r = y_p + a_mu * r  # c r: finite however large the mean is
             steep = 1.0 - 2.0 * p
-            t_eta += c_r * r * (1.0 - 6.0 * p * r)
-            t_theta += r * (2.0 * p * c_r * (steep + r) - y_p * steep)
-            g_theta_2 += (Y[k] - a_mu) * p * r * (2.0 * p - 1.0)
-            a_part += 2.0 * a_mu * p * r * r
-            total += theta * A[k] * p * p - y_p * (1.0 + r)
-        out[0, s] = t_eta
-        out[1, s] = t_theta
-        out[2, s] = g_theta_2
-        out[3, s] = a_part - t_theta
-    return total
+            t_eta[k] = c_r * r * (1.0 - 6.0 * p * r)
+            t_theta[k] = r * (2.0 * p * c_r * (steep + r) - y_p * steep)
+            g_theta_2[k] = (Y[k] - a_mu) * p * r * (2.0 * p - 1.0)
+            a_part[k] = 2.0 * a_mu * p * r * r
+            steepens[k] = theta * A[k] * p * p - y_p * (1.0 + r)
+        _add_five(start, s, end, of_node[1:], out)
+        s = end
+    for s in range(start.size - 1):
+        out[3, s] -= out[1, s]
+        slope += out[4, s]
+    return slope
 
 
 @kernel
@@ -239,9 +238,69 @@ def _sum(values):
 
 
 @kernel
-def _of_stratum(nodes, start, s):
-    at = slice(start[s], start[s + 1])
-    return nodes[NODE_E, at], nodes[NODE_A, at], nodes[NODE_Y, at]
+def _block_size(start):
+    """Count the nodes that are looked at together: as many as stay in the cache, but no stratum is divided."""
+    size = BLOCK
+    for s in range(start.size - 1):
+        size = max(size, start[s + 1] - start[s])
+    return size
+
+
+@kernel
+def _block_end(start, s, size):
+    """Stratum after the last whose nodes fit into a block that begins with stratum s."""
+    end = s + 1
+    while end < start.size - 1 and start[end + 1] - start[s] <= size:
+        end += 1
+    return end
+
+
+@kernel
+def _of_block(nodes, start, strata, s, end, of_node):
+    """Nodes of the strata from s to `end`, and their means, which are put into the first row of `of_node`.
+
+    What follows of these is computed for whole blocks, node by node, since compilers turn such loops into vector
+    instructions, and added up afterwards: sums they leave as they are written.
+    """
+    first, last = start[s], start[end]
+    # Slices, as an index that may be negative to the compiler keeps it from loading neighbours at once.
+    E, A, Y = nodes[NODE_E, first:last], nodes[NODE_A, first:last], nodes[NODE_Y, first:last]
+    mu = of_node[0, : last - first]
+    for i in range(s, end):
+        scale = math.exp(min(strata[ETA, i], MAX_ETA))
+        own, means = E[start[i] - first : start[i + 1] - first], mu[start[i] - first : start[i + 1] - first]
+        for k in range(own.size):
+            means[k] = own[k] * scale
+    return E, A, Y, mu
+
+
+@kernel
+def _add_two(start, s, end, of_node, out):
+    """Sum two rows over the nodes of every stratum from s to `end`, side by side: no addition waits for another."""
+    for i in range(s, end):
+        at = slice(start[i] - start[s], start[i + 1] - start[s])
+        x, y = of_node[0, at], of_node[1, at]
+        a, b = 0.0, 0.0
+        for k in range(x.size):
+            a += x[k]
+            b += y[k]
+        out[0, i], out[1, i] = a, b
+
+
+@kernel
+def _add_five(start, s, end, of_node, out):
+    """Sum five rows, as `_add_two`."""
+    for i in range(s, end):
+        at = slice(start[i] - start[s], start[i + 1] - start[s])
+        x, y, z, u, v = of_node[0, at], of_node[1, at], of_node[2, at], of_node[3, at], of_node[4, at]
+        a, b, c, d, e = 0.0, 0.0, 0.0, 0.0, 0.0
+        for k in range(x.size):
+            a += x[k]
+            b += y[k]
+            c += z[k]
+            d += u[k]
+            e += v[k]
+        out[0, i], out[1, i], out[2, i], out[3, i], out[4, i] = a, b, c, d, e
 
 
 @kernel

@@ -31,7 +31,7 @@ from .families import (
     stratum_log_likelihood,
 )
 from .layout import ETA, F_ZETA, G_THETA, G_ZETA, H_THETA, H_ZETA, G, H, T
-from .mode import find_mode
+from .mode import EXACT, find_mode
 
 
 def rule(n_quad: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ def quadrature(data, structure, X, points, log_weights, par, beta, v, gradient, 
         beta[c] = par[c]
     sigma, theta = par[n - 2], math.exp(par[n - 1])
     set_inflation(data.extra, par, p)
-    if find_mode(data, structure, X, par[n - 2 : n - 1], theta, NO, beta, v, work) < 0:
+    if find_mode(data, structure, X, par[n - 2 : n - 1], theta, NO, beta, v, work, EXACT) < 0:
         return np.nan
     strata, level = work.strata, structure.z_column[:, 0]
     if not in_range(data.extra, data, strata):

@@ -15,7 +15,7 @@ from scglmm._jit import YES, entry, kernel
 from .families import GAUSSIAN, NB2
 from .layout import ETA, MAX_ETA, NODE_A, NODE_E, NODE_Y
 from .ldl import selected_inverse
-from .mode import find_mode
+from .mode import NEAR, find_mode
 
 SIGMA = 0.5
 RESIDUAL = 0.5
@@ -33,11 +33,11 @@ def starting_point(data, structure, X, beta, v, psi, work):
     for k in range(n_psi):
         psi[k] = SIGMA if structure.psi_at[0, k] == structure.psi_at[1, k] else 0.0
     theta = RESIDUAL if data.family == GAUSSIAN else 1.0
-    if find_mode(data, structure, X, psi, theta, YES, beta, v, work) < 0:
+    if find_mode(data, structure, X, psi, theta, YES, beta, v, work, NEAR) < 0:
         return np.nan
     if data.family == NB2:
         theta = _moment_theta(data, work.strata)
-        if find_mode(data, structure, X, psi, theta, YES, beta, v, work) < 0:
+        if find_mode(data, structure, X, psi, theta, YES, beta, v, work, NEAR) < 0:
             return np.nan
     _em_step(structure, psi, v, work)
     return math.log(theta)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.linalg import qr
 
 from scglmm.engine.families import POISSON
-from scglmm.engine.fit import FAILED, Fit, fit
+from scglmm.engine.fit import Fit, fit
 from scglmm.engine.layout import Data, make_work
 from scglmm.engine.optimise import LOG_THETA_MIN
 from scglmm.engine.refit import refit
@@ -149,12 +149,12 @@ def fit_gene(
     rate = np.log(data.y_sum.sum() / exposure)
     work = make_work(frame.structure, frame.Q)
     fitted = fit_from_starts(data, frame, reml, rate * frame.intercept, work)
-    if n_quad > 1 and fitted.status != FAILED:
+    if n_quad > 1 and not fitted.failed:
         fitted = refit(data, frame.structure, frame.Q, fitted, n_quad, work)
-    if limits is not None and (fitted.status == FAILED or not limits.hold(fitted.eta)):
+    if limits is not None and (fitted.failed or not limits.hold(fitted.eta)):
         return _empty(frame, BEYOND, method, fitted)
     # At its lower limit theta says only that one cell has nearly all counts: nothing can be tested there.
-    if fitted.status == FAILED or (data.family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
+    if fitted.failed or (data.family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
         return _empty(frame, NOT_CONVERGED, method, fitted, zi_back.shape[0])
     null = null and not zi_back.size  # variance fractions are not defined with zero inflation
     null_intercept, null_var = _fit_null(data, frame, reml, fitted) if null else (np.nan, np.nan)
@@ -313,9 +313,9 @@ def _fit_null(data: Data, frame: Frame, reml: bool, fitted: Fit) -> tuple[float,
     # Newton's method arrives with rounding error alone; the search for other families would leave what depends on the
     # order of the cells in the seventh digit, without the Newton steps at its end.
     found = fit(data, null.structure, null.Q, reml, *start, curvature=data.extra is not None)
-    if found.status == FAILED and data.extra is not None:
+    if found.failed and data.extra is not None:
         found = fit(data, null.structure, null.Q, reml, *start, curvature=False)
-    if found.status == FAILED:
+    if found.failed:
         return np.nan, np.nan
     return float(found.beta[0]), sum(random_variance(frame, variances(frame, found.psi)))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MIN_INFLATION, MAX_LOGIT_SE = 1e-4, 5.0  # beyond these a zero inflation cannot be told from none
 ZERO_STARTS = (0.5, 0.2, 0.02)  # zero-inflation probabilities to start from, and more of them with
 MORE_STARTS = [(p, sd) for p in (0.5, 0.1, 1e-3) for sd in (0.5, 1.5)]  # standard deviations of random effects
+CLEARLY = 1e-4  # difference of log-likelihoods that rounding errors near a pole do not make
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def fit_from_starts(data: Data, frame: Frame, reml: bool, beta: np.ndarray, work
     """Fit once, or from several zero-inflation probabilities.
 
     The criterion of zero-inflated counts has several maxima, and poles where the curvature of the mode of a level
-    without counts vanishes; a search that ends at one of those has failed.
+    without counts vanishes: there Laplace's approximation means nothing, and a search that ends at one has failed. A
+    maximum that is as good as at infinity (`RUNAWAY`) is one: where it is the highest, nothing is known. Nor is a
+    variance said to be 0 where a search, failed or not, has come higher.
     """
     model = (data, frame.structure, frame.Q, reml, beta)
     if data.extra is None or data.extra.zi.shape[1] == 0:
@@ -68,13 +71,21 @@ def fit_from_starts(data: Data, frame: Frame, reml: bool, beta: np.ndarray, work
     zi = data.extra.zi
     constant = np.linalg.lstsq(zi, np.ones(zi.shape[0]), rcond=None)[0]
     fits = [fit(*model, work=work, zi_guess=logit(p) * constant) for p in ZERO_STARTS]
-    if all(found.status == FAILED for found in fits):
+    if all(found.failed for found in fits):
         row, column, _ = frame.structure.psi_at
         fits += [
             fit(*model, work=work, zi_guess=logit(p) * constant, psi_guess=sd * (row == column))
             for p, sd in MORE_STARTS
         ]
-    return max(fits, key=lambda found: (found.status != FAILED, np.nan_to_num(found.value, nan=-np.inf)))
+    best = max(fits, key=lambda found: (found.status != FAILED, _height(found)))
+    highest = max(fits, key=_height)
+    n_psi = best.psi.size
+    at_zero = not best.free[best.free.size - 1 - n_psi : -1].all()
+    return highest if at_zero and highest.value > best.value + CLEARLY else best
+
+
+def _height(found: Fit) -> float:
+    return float(np.nan_to_num(found.value, nan=-np.inf))
 
 
 def is_determined(zi: np.ndarray, coefficients: np.ndarray, covariance: np.ndarray, free: np.ndarray) -> bool:

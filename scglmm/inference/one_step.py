@@ -21,7 +21,7 @@ from scipy.sparse.linalg import splu
 from scglmm.compression.nodes import Nodes, make_nodes
 from scglmm.compression.tables import accumulate
 from scglmm.engine.families import POISSON
-from scglmm.engine.fit import FAILED, fit
+from scglmm.engine.fit import fit
 from scglmm.engine.responses import Responses
 
 from .compressed import CODES
@@ -75,7 +75,7 @@ class OneStep:
             return None
         rate = np.log(data.y_sum.sum() / exposure.sum())
         found = fit(data, frame.structure, frame.Q, study.options.method == "reml", rate * frame.intercept)
-        if found.status == FAILED:
+        if found.failed:
             return None
         y = np.asarray(study.counts[:, [gene]].todense()).ravel()
         mu = np.exp(study.offset - self.shift + found.eta[self.stratum])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scglmm.engine.curvature import hessian
-from scglmm.engine.fit import FAILED, Fit
+from scglmm.engine.fit import Fit
 from scglmm.engine.laplace import laplace
 from scglmm.engine.layout import NODE_A, NODE_E, Work, make_work
 from scglmm.engine.optimise import LOG_THETA_MIN
@@ -89,9 +89,9 @@ def fit_response(
     if family != GAUSSIAN:
         beta = np.log(data.y_sum.sum() / float(data.nodes[NODE_E] @ data.nodes[NODE_A])) * frame.intercept
     fitted = fit_from_starts(data, frame, reml, beta, work)
-    if n_quad > 1 and fitted.status != FAILED:
+    if n_quad > 1 and not fitted.failed:
         fitted = refit(data, frame.structure, frame.Q, fitted, n_quad, work)
-    if fitted.status == FAILED or (family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
+    if fitted.failed or (family != POISSON and fitted.log_theta <= LOG_THETA_MIN):
         return _empty(full, SEPARATED if model.lost.any() else NOT_CONVERGED, family, reml, n_quad, fitted)
     return _result(model, fitted, work, family, reml, n_quad)
 

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import splu
 
 from scglmm.compression.nodes import make_nodes
 from scglmm.compression.tables import accumulate
-from scglmm.engine.fit import FAILED, Fit, fit
+from scglmm.engine.fit import Fit, fit
 from scglmm.engine.layout import NODE_A, NODE_E, NODE_Y, Data
 from scglmm.engine.responses import Responses
 from scglmm.engine.structure import analyse
@@ -81,7 +81,7 @@ def refit(cells: Cells, gene: int) -> Refit | None:
         return None
     rate = np.log(data.y_sum.sum() / float(data.nodes[NODE_E] @ data.nodes[NODE_A]))
     found = fit(data, frame.structure, frame.Q, cells.method == "reml", rate * frame.intercept)
-    if found.status == FAILED:
+    if found.failed:
         return None
     beta = frame.back @ (found.beta - shift * frame.intercept)
     effects, variances = _effects(cells.design, frame, data, found)

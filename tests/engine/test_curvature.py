@@ -55,6 +55,22 @@ def test_hessian_against_differences(kind, joint, as_python):
             assert d_covariance[:, c, d] == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.parametrize("central", [False, True])
+def test_the_block_of_beta_where_every_level_is_a_stratum(central, as_python):
+    """Written out there, not differences: exact also in the rough Hessian."""
+    model = compile_model(simulate("one", 3, n_donors=9, per_donor=1, cells=6))
+    assert model.X.shape[0] == 9
+    par = np.r_[0.6, 0.5, -0.3, 0.9, 0.5]
+    _, gradient, beta, v = model.evaluate(par, joint=False)
+    found, *_ = hessian_of(model, par, gradient, beta, v, False, central=central)
+
+    def at(x: np.ndarray) -> np.ndarray:
+        return model.evaluate(x, joint=False, beta=beta, v=v)[1][:3]
+
+    expected = np.array([richardson(lambda x, i=i: at(x)[i], par, 0.01)[:3] for i in range(3)])
+    assert found[:3, :3] == pytest.approx(expected, rel=1e-8, abs=1e-8 * np.abs(expected).max())
+
+
 @BOTH
 def test_rows_of_fixed_parameters_are_zero(joint, as_python):
     model, par, gradient, beta, v = state("crossed", joint)

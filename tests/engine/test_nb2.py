@@ -112,16 +112,17 @@ def kernel_rows(cells: Cells, eta: np.ndarray, theta: float, kernel=derivatives)
 
 
 @numba.njit
-def second_order(nodes, start, theta, strata, out):
-    return nb2.second_order(nodes, start, theta, strata, out)
+def second_order(nodes, start, theta, strata, slope, out):
+    return nb2.second_order(nodes, start, theta, strata, slope, out)
 
 
 def further(cells: Cells, eta: np.ndarray, theta: float) -> tuple[np.ndarray, float]:
     """Further derivatives of the rows, and the second derivative in log(theta) of the log-likelihood."""
     model = compile_model(cells)
-    strata, out = np.full((7, model.X.shape[0]), np.nan), np.empty((4, model.X.shape[0]))
+    strata, out = np.full((7, model.X.shape[0]), np.nan), np.empty((5, model.X.shape[0]))
     strata[ETA] = eta
-    return out, second_order(model.data.nodes, model.data.start, theta, strata, out)
+    _, slope = log_likelihood(model.data.nodes, model.data.start, theta, strata)
+    return out[:4], second_order(model.data.nodes, model.data.start, theta, strata, slope, out)
 
 
 def test_logarithms_are_taken_in_blocks_of_nodes():
