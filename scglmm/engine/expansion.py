@@ -100,8 +100,11 @@ def expand(data, structure, X, joint, par, free, delta, central, v, work, moves,
             slope += there[OF_G_THETA, s] * direction[s]
         if with_covariance:
             _differentiate_covariance(structure, i - first_psi, e, there, direction, U, AU, d_covariance[i])
+        size = delta
+        if first_psi <= i < n - 1:
+            size *= max(1.0, abs(par[i]))  # large standard deviations have curvatures near rounding error
         for side in range(2 if central else 1):
-            step = delta if side == 0 else -delta
+            step = size if side == 0 else -size
             weight = 0.5 / step if central else 1.0 / step
             for s in range(S):
                 by = step * direction[s]

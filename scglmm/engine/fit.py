@@ -161,6 +161,9 @@ def _fit(
         break
     arrived = search.status != NOT_CONVERGED and math.isfinite(search.value)
     done = arrived
+    if not curvature and arrived:
+        search.finish()
+        done = math.isfinite(search.value)
     if curvature and math.isfinite(search.value):
         before = search.save()
         is_maximum = search.polish()

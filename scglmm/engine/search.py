@@ -29,7 +29,7 @@ SMALL_ASCENT = 1e-6  # a rise that may be left at the end
 STEEP = 1e-9  # a gradient above this (times a hundredth of the log-likelihood) is more than rounding error
 ROUGH = 1e5  # rounding error of a log-likelihood of this size is what the search is to tell apart
 FLAT = 1e-6  # a curvature in a standard deviation below this is none: its standard error would be 1,000
-UNMOVED = 1e-13  # twice the rise of a step that changes no standard error in its seventh digit
+FINISHED = 1e-16  # twice the rise of a step of 1e-8 standard errors, which changes no curvature in its eighth digit
 
 
 class Search:
@@ -183,11 +183,26 @@ class Search:
         if any(rises) or (self.at_limit and self._rises_with_dispersion()):
             self.status = NOT_CONVERGED
 
+    def finish(self) -> None:
+        """Take the steps that the end of the search has left; `polish` does the same, and more."""
+        inverse = self.metric
+        for _ in range(MAX_POLISH):
+            if not self._step(inverse) > FINISHED:
+                return
+            self.value = self.evaluate()
+            if not math.isfinite(self.value):
+                return
+            if self._left(inverse) > FINISHED:
+                inverse = positive_inverse(self._hessian(central=False), self.free)
+
     def polish(self) -> bool:
         """Exact Hessian and one Newton step; whether the point is a maximum."""
         # What is left goes with the metric of the search first: curvatures are wanted where the estimate is.
-        self._step(self.metric)
-        self.value = self.evaluate()
+        for _ in range(MAX_POLISH):
+            self._step(self.metric)
+            self.value = self.evaluate()
+            if not self._left(self.metric) > FINISHED:
+                break
         self.hessian = self._hessian(central=True)
         if self.first > self.first_zi and not negative_definite(self.hessian, self.free):
             # A zero inflation that the data do not determine is no reason to doubt the rest.
@@ -201,7 +216,7 @@ class Search:
             self.value = self.evaluate()
             if not np.abs(self.gradient[self.free]).max(initial=0.0) > STEEP * max(1.0, 0.01 * abs(self.value)):
                 break
-        if moved > UNMOVED and (abs(self.value) > ROUGH or self.model[0].extra is None):
+        if moved > FINISHED and (abs(self.value) > ROUGH or self.model[0].extra is None):
             # The search stopped where rounding error or chance would have it, and so did the curvature.
             self.d_covariance[:], self.d_beta[:] = 0.0, 0.0
             self.hessian = self._hessian(central=True)
@@ -214,6 +229,10 @@ class Search:
         determined[: self.first] = True
         determined[-1] |= self.has_theta
         return bool(determined[self.free].all())
+
+    def _left(self, inverse: np.ndarray) -> float:
+        """Give twice the rise that a step by an inverse of minus the Hessian promises."""
+        return float(self.gradient @ inverse @ self.gradient)
 
     def _step(self, inverse: np.ndarray) -> float:
         """Step by an inverse of minus the Hessian, if it is small; returned is twice the rise that it promises."""
