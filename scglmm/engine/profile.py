@@ -24,7 +24,10 @@ MAX_THETA_STEP = 1.5
 
 
 @entry
-def profile(data, structure, X, psi, log_theta, curvature, theta_is_free, beta, v, work, value, betas, covariances):
+def profile(
+    data, structure, X, psi, before, noise, log_theta, curvature, theta_is_free, beta, v, work, value, betas,
+    covariances,
+):  # fmt: skip
     """Criterion, fixed effects and their covariance at each row of `psi`.
 
     Parameters
@@ -33,8 +36,12 @@ def profile(data, structure, X, psi, log_theta, curvature, theta_is_free, beta, 
         The gene, the random effects, the fixed effects (S, p), scratch.
     psi
         (K, n_psi) entries of Lambda; neighbours next to each other, since each search begins where the last ended.
+    before
+        (n_psi,) entries of Lambda to which `v` belongs; overwritten.
+    noise
+        (n_psi,) sampling variance of a level, roughly: from it follows how effects shrink from row to row.
     log_theta
-        (K,) start for each row.
+        (K,) start for each row, to which is added what the last row has moved from its own.
     curvature
         Second derivative of the criterion in log(theta), roughly; 0 when it is not known.
     theta_is_free
@@ -47,10 +54,14 @@ def profile(data, structure, X, psi, log_theta, curvature, theta_is_free, beta, 
     """
     p, n_psi = X.shape[1], psi.shape[1]
     par, gradient = np.empty(n_psi + 1), np.empty(n_psi + 1)
+    off = 0.0
     for k in range(psi.shape[0]):
+        _shrink(structure, before, psi[k], noise, v)
         for i in range(n_psi):
             par[i] = psi[k, i]
-        par[n_psi] = log_theta[k]
+            before[i] = psi[k, i]
+        start = min(LOG_THETA_MAX, max(LOG_THETA_MIN, log_theta[k] + off))
+        par[n_psi] = start
         here = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
         if not math.isfinite(here):
             # What the last row left behind may be a bad start.
@@ -59,11 +70,28 @@ def profile(data, structure, X, psi, log_theta, curvature, theta_is_free, beta, 
             here = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
         if theta_is_free and math.isfinite(here):
             here = _maximise_theta(data, structure, X, par, here, curvature, beta, v, gradient, work)
+            off += par[n_psi] - start
         value[k] = here
         _laplace_beta(structure, X, beta, work, betas[k])
         for c in range(p):
             for d in range(p):
                 covariances[k, c, d] = work.schur[1, c, d]
+
+
+@kernel
+def _shrink(structure, before, psi, noise, v):
+    """Take spherical effects to where other standard deviations put them: to d psi / (psi^2 + noise) for some d."""
+    seen = np.zeros(v.size, np.bool_)
+    for k in range(psi.size):
+        if before[k] == psi[k] or before[k] == 0.0:
+            continue
+        ratio = psi[k] / before[k] * (before[k] ** 2 + noise[k]) / (psi[k] ** 2 + noise[k])
+        slot = structure.psi_at[1, k]
+        for s in range(structure.z_column.shape[0]):
+            effect = structure.z_column[s, slot]
+            if not seen[effect]:
+                seen[effect] = True
+                v[effect] *= ratio
 
 
 @kernel

@@ -81,19 +81,19 @@ def make_profile(data: Data, frame: Frame, fitted: Fit, shift: float) -> Profile
     gene = _Gene(data, frame, fitted)
     variance = gene.resolution()
     low, high = gene.range(variance)
-    n = min(NODES[R], FEW_NODES) if gene.is_clear else NODES[R]
-    u = 0.5 * (low + high) + 0.5 * (high - low) * chebyshev(n)[:, None]
-    sd = np.sqrt(np.maximum(0.0, np.exp(u) - variance))
-    path, back = _snake(n, R)
-    value, beta, vcov = gene.evaluate(sd[path, np.arange(R)])
+    n = tuple(min(NODES[R], FEW_NODES) if clear else NODES[R] for clear in gene.is_clear)
+    path, back = _snake(n)
+    x = np.column_stack([chebyshev(n[r])[path[:, r]] for r in range(R)])
+    u = 0.5 * (low + high) + 0.5 * (high - low) * x
+    value, beta, vcov = gene.evaluate(np.sqrt(np.maximum(0.0, np.exp(u) - variance)))
     if not np.isfinite(value).all():
         return None
     lower = np.tril_indices(p)
     beta = (beta[back] - shift * frame.intercept) @ frame.back.T
     vcov = (frame.back @ vcov[back] @ frame.back.T)[:, lower[0], lower[1]]
     value = value[back]
-    if n < NODES[R]:
-        more = _between(n, NODES[R], R)
+    if min(n) < NODES[R]:
+        more = _between(n, NODES[R])
         value, beta, vcov = more @ value, more @ beta, more @ vcov
     return Profile(variance, low, high, (value - value.max()).reshape((NODES[R],) * R), beta, vcov.astype(np.float32))
 
@@ -115,22 +115,21 @@ def barycentric(x: np.ndarray, n: int) -> np.ndarray:
 
 
 @cache
-def _snake(n: int, R: int) -> tuple[np.ndarray, np.ndarray]:
-    """Path through a grid on which neighbours are neighbours, (n^R, R) indices, and the way back to the usual order."""
-    path = np.arange(n)[:, None]
-    for _ in range(R - 1):
+def _snake(n: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Path through a grid on which neighbours are neighbours, (n1 n2 ..., R) indices, and the way back to its order."""
+    path = np.arange(n[-1])[:, None]
+    for m in n[-2::-1]:
         # Every other row backwards.
-        path = np.vstack([np.column_stack([np.full(len(path), k), path[:: 1 if k % 2 == 0 else -1]]) for k in range(n)])
-    return path, np.argsort(np.ravel_multi_index(tuple(path.T), (n,) * R))
+        path = np.vstack([np.column_stack([np.full(len(path), k), path[:: 1 if k % 2 == 0 else -1]]) for k in range(m)])
+    return path, np.argsort(np.ravel_multi_index(tuple(path.T), n))
 
 
 @cache
-def _between(few: int, many: int, R: int) -> np.ndarray:
-    """(many^R, few^R) interpolation from few nodes to many."""
-    one = barycentric(chebyshev(many), few)
+def _between(few: tuple[int, ...], many: int) -> np.ndarray:
+    """(many^R, product of few) interpolation from few nodes to many."""
     matrix = np.ones((1, 1))
-    for _ in range(R):
-        matrix = np.kron(matrix, one)
+    for n in few:
+        matrix = np.kron(matrix, barycentric(chebyshev(many), n))
     return matrix
 
 
@@ -148,7 +147,7 @@ class _Gene:
         if free.all():
             inverse = np.linalg.inv(-hessian)
             self.error = np.sqrt(np.maximum(0.0, np.diag(inverse)[:-1]))
-        self.is_clear = bool((np.abs(fitted.psi) > CLEAR * self.error).all())
+        self.is_clear = np.abs(fitted.psi) > CLEAR * self.error
 
     def resolution(self) -> np.ndarray:
         """(R,) sampling variance of the best measured level of each term."""
@@ -164,24 +163,25 @@ class _Gene:
 
         From its curvature where that settles it, else by scanning one standard deviation at a time.
         """
-        psi = np.abs(self.fitted.psi)
-        if self.is_clear:
-            reach = np.exp(REACH * self.error / psi)
-            return np.log(variance + (psi / reach) ** 2), np.log(variance + np.minimum(psi * reach, MAX_SD) ** 2)
-        low, high = np.log(variance), np.log(variance + MAX_SD**2)
+        psi, clear = np.abs(self.fitted.psi), self.is_clear
+        reach = np.exp(np.divide(REACH * self.error, psi, where=clear, out=np.zeros(psi.size)))
+        low = np.log(variance + np.where(clear, psi / reach, 0.0) ** 2)
+        high = np.log(variance + np.where(clear, np.minimum(psi * reach, MAX_SD), MAX_SD) ** 2)
+        scanned = np.flatnonzero(~clear)
         scan = np.linspace(low, high, SCAN)
-        at = np.tile(psi, (variance.size, SCAN, 1))
-        for r, v in enumerate(variance):
-            at[r, :, r] = np.sqrt(np.maximum(0.0, np.exp(scan[:, r]) - v))
+        at = np.tile(psi, (scanned.size, SCAN, 1))
+        for k, r in enumerate(scanned):
+            # From the largest down: at 0 nothing is left of the effects from which the next search begins.
+            at[k, ::-1, r] = np.sqrt(np.maximum(0.0, np.exp(scan[:, r]) - variance[r]))
         value, _, _ = self.evaluate(at.reshape(-1, variance.size))
-        value = np.where(np.isfinite(value), value, -np.inf).reshape(variance.size, SCAN)
-        for r in range(variance.size):
+        value = np.where(np.isfinite(value), value, -np.inf).reshape(scanned.size, SCAN)[:, ::-1]
+        for k, r in enumerate(scanned):
             best, peak = self.fitted.value, np.log(variance[r] + psi[r] ** 2)
-            if value[r].max() > best:
-                best, peak = value[r].max(), scan[value[r].argmax(), r]
+            if value[k].max() > best:
+                best, peak = value[k].max(), scan[value[k].argmax(), r]
             # Linear between the scanned points, which lies above a criterion that is concave there.
             finer = np.linspace(scan[0, r], scan[-1, r], 10 * SCAN)
-            gone = np.interp(finer, scan[:, r], np.maximum(value[r], best - 1e4)) < best - DROP
+            gone = np.interp(finer, scan[:, r], np.maximum(value[k], best - 1e4)) < best - DROP
             low[r] = finer[gone & (finer < peak)].max(initial=low[r])
             high[r] = finer[gone & (finer > peak)].min(initial=high[r])
         return low, high
@@ -198,6 +198,8 @@ class _Gene:
             self.frame.structure,
             self.frame.Q,
             np.ascontiguousarray(psi),
+            fitted.psi.copy(),
+            self.resolution(),
             np.maximum(LOG_THETA_MIN, log_theta),
             self.curvature,
             np.bool_(not fitted.theta_at_limit),

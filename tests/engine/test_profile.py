@@ -18,8 +18,8 @@ def run(cells, psi, *, log_theta=0.5, curvature=0.0, free=True):
     value, beta, vcov = np.empty(n), np.empty((n, p)), np.empty((n, p, p))
     starts = np.full(n, log_theta)
     profile(
-        model.data, model.structure, model.X, np.array(psi, float), starts, curvature, np.bool_(free),
-        np.zeros(p), np.zeros(model.q), model.work, value, beta, vcov,
+        model.data, model.structure, model.X, np.array(psi, float), np.zeros(len(psi[0])), np.ones(len(psi[0])), starts,
+        curvature, np.bool_(free), np.zeros(p), np.zeros(model.q), model.work, value, beta, vcov,
     )  # fmt: skip
     return model, value, beta, vcov
 
