@@ -174,6 +174,8 @@ def _fit(
             # Residuals near 0 make the search give up where it has arrived, and the criterion of zero-inflated counts
             # has poles, where the curvature of an inner mode vanishes, that look like maxima.
             done = is_maximum and search.promise() < SMALL_ASCENT
+        # Newton's steps lead downwards where the search has stopped on the slope of a pole.
+        done = done and search.value >= before["value"] - SMALL_ASCENT * max(1.0, abs(search.value))
     if data.family != GAUSSIAN and search.largest_sd() > RUNAWAY_SD:
         # As good as separated: levels with counts and levels without, told apart by their random effects.
         return _result(search, RUNAWAY if arrived else FAILED)
