@@ -21,7 +21,6 @@ from .draw import Drawn
 
 LIMIT = 1e-8  # 1/theta of a fit at its Poisson limit
 LOG_THETA = (math.log(1e-8), math.log(1e8))
-STEEP = 1.0  # a slope that no search leaves behind but one that is drawn to a pole
 VALID = ("ok", "singular", "poisson_limit", "zi_boundary")  # statuses that claim a maximum
 
 
@@ -210,7 +209,6 @@ class Record:
     theta_rise: float = 0.0  # most that it rises when 1/theta leaves 0
     separated: bool = False  # by a linear programme on the cells
     better: float = math.nan  # what scipy found above our point
-    pole: float = math.nan  # the same where the criterion has no end: of zero-inflated counts, see `best`
     problems: list[str] = field(default_factory=list)
 
 
@@ -258,8 +256,7 @@ def check(drawn: Drawn, *, optimise: bool) -> Record:
         if record.theta_rise > 1e-6:
             record.problems.append("theta")
     if optimise and x.size:
-        highest, pole = best(drawn, criterion, found)
-        record.better, record.pole = highest - value, pole - value
+        record.better = best(drawn, criterion, found) - value
         if record.better > 1e-4:
             record.problems.append("optimum")
     return record
@@ -335,15 +332,11 @@ def is_separated(X: np.ndarray, y: np.ndarray) -> bool:
     return bool(found.status == 0 and found.fun < -1e-6)
 
 
-def best(drawn: Drawn, criterion: Criterion, found: Found) -> tuple[float, float]:
-    """Highest value that scipy's L-BFGS-B finds from several starts, by differences of the criterion.
-
-    The criterion of zero-inflated counts is infinite where the curvature of an inner mode vanishes. A search that is
-    drawn there ends where its steps fail, on a slope: the highest of such ends is the second value returned.
-    """
+def best(drawn: Drawn, criterion: Criterion, found: Found) -> float:
+    """Highest value that scipy's L-BFGS-B finds from several starts, by differences of the criterion."""
     point = found.point
     has_dispersion = drawn.family != "poisson"
-    values, poles = [-math.inf], [-math.inf]
+    values = [-math.inf]
     coordinates = Coordinates(criterion, point, dispersion_free=has_dispersion, full=True)
     n_fixed = (0 if drawn.reml else point.beta.size) + point.zi.size
     bounds = [(-60, 60)] * n_fixed + [(-15, 15)] * sum(map(len, coordinates.entries))
@@ -364,16 +357,8 @@ def best(drawn: Drawn, criterion: Criterion, found: Found) -> tuple[float, float
             result = minimize(objective, x, jac=gradient, method="L-BFGS-B", bounds=bounds, options=options)
             x = result.x
         if result.fun < 1e9:
-            ends = poles if drawn.zi and _slope(gradient(x), x, bounds) > STEEP else values
-            ends.append(criterion.value(coordinates.unpack(x), restart=True))
-    return float(np.nanmax(values)), float(np.nanmax(poles))
-
-
-def _slope(gradient: np.ndarray, x: np.ndarray, bounds: list[tuple[float, float]]) -> float:
-    """Largest component that does not point out of the bounds."""
-    low, high = np.array(bounds).T
-    held = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))  # of minus the criterion
-    return float(np.abs(np.where(held, 0.0, gradient)).max(initial=0.0))
+            values.append(criterion.value(coordinates.unpack(x), restart=True))
+    return float(np.nanmax(values))
 
 
 def _starts(drawn: Drawn, coordinates: Coordinates) -> list[np.ndarray]:

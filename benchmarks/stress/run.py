@@ -95,10 +95,8 @@ def report(table: pd.DataFrame) -> str:
             "rise",
             "theta_rise",
             "better",
-            "pole",
         ):
             values = table.loc[valid, name].abs() if name in ("difference", "quadrature") else table.loc[valid, name]
-            values = values[values > -np.inf]
             if values.notna().any():
                 numbers = f"median {values.median():9.2e}  99% {values.quantile(0.99):9.2e}  worst {values.max():9.2e}"
                 parts.append(f"{name:16} n {values.count():6}  {numbers} (seed {table.loc[values.idxmax(), 'seed']})")
