@@ -36,11 +36,9 @@ def score_curvature(nodes, start, theta, strata):
 @kernel
 def _score_curvature(nodes, start, theta, strata):
     per_theta = 1.0 / theta
-    size = _block_size(start)
-    of_node = np.empty((3, size))
-    s = 0
-    while s < start.size - 1:
-        end = _block_end(start, s, size)
+    blocks, of_node = _blocks(start, 3)
+    for b in range(blocks.size - 1):
+        s, end = blocks[b], blocks[b + 1]
         E, A, Y, mu = _of_block(nodes, start, strata, s, end, of_node)
         g, h = of_node[1, : E.size], of_node[2, : E.size]
         for k in range(E.size):
@@ -50,7 +48,6 @@ def _score_curvature(nodes, start, theta, strata):
             g[k] = (Y[k] - a_mu) * r
             h[k] = (Y[k] * m + a_mu) * r * r
         _add_two(start, s, end, of_node[1:], strata[G : H + 1])
-        s = end
 
 
 @kernel
@@ -78,11 +75,9 @@ def derivatives(nodes, start, theta, strata):
 @kernel
 def _derivatives(nodes, start, theta, strata):
     per_theta = 1.0 / theta
-    size = _block_size(start)
-    of_node = np.empty((6, size))
-    s = 0
-    while s < start.size - 1:
-        end = _block_end(start, s, size)
+    blocks, of_node = _blocks(start, 6)
+    for b in range(blocks.size - 1):
+        s, end = blocks[b], blocks[b + 1]
         E, A, Y, mu = _of_block(nodes, start, strata, s, end, of_node)
         g, h, t = of_node[1, : E.size], of_node[2, : E.size], of_node[3, : E.size]
         g_theta, h_theta = of_node[4, : E.size], of_node[5, : E.size]
@@ -99,7 +94,6 @@ def _derivatives(nodes, start, theta, strata):
             g_theta[k] = residual * m * r2
             h_theta[k] = a_mu * r2
         _add_five(start, s, end, of_node[1:], strata[G : H_THETA + 1])
-        s = end
     for s in range(start.size - 1):
         strata[H_THETA, s] -= strata[T, s]
 
@@ -136,11 +130,9 @@ def second_order(nodes, start, theta, strata, slope, out):
     T = c r^2 (1 - 2p),  dT/deta = c r^2 (1 - 6 p r),  and in log(theta)  dm = -m, dr = p r, dp = -p r, dc = -Y m.
     """
     per_theta = 1.0 / theta
-    size = _block_size(start)
-    of_node = np.empty((6, size))
-    s = 0
-    while s < start.size - 1:
-        end = _block_end(start, s, size)
+    blocks, of_node = _blocks(start, 6)
+    for b in range(blocks.size - 1):
+        s, end = blocks[b], blocks[b + 1]
         E, A, Y, mu = _of_block(nodes, start, strata, s, end, of_node)
         t_eta, t_theta, g_theta_2 = of_node[1, : E.size], of_node[2, : E.size], of_node[3, : E.size]
         a_part, steepens = of_node[4, : E.size], of_node[5, : E.size]
@@ -158,7 +150,6 @@ def second_order(nodes, start, theta, strata, slope, out):
             a_part[k] = 2.0 * a_mu * p * r * r
             steepens[k] = theta * A[k] * p * p - y_p * (1.0 + r)
         _add_five(start, s, end, of_node[1:], out)
-        s = end
     for s in range(start.size - 1):
         out[3, s] -= out[1, s]
         slope += out[4, s]
@@ -238,21 +229,20 @@ def _sum(values):
 
 
 @kernel
-def _block_size(start):
-    """Count the nodes that are looked at together: as many as stay in the cache, but no stratum is divided."""
-    size = BLOCK
+def _blocks(start, rows):
+    """Strata at which blocks of nodes begin, and the end; scratch (rows, N) for the largest of them.
+
+    A block has as many nodes as stay in the cache, but no stratum is divided.
+    """
+    begins = np.empty(start.size, np.int64)
+    n, size = 0, 0
     for s in range(start.size - 1):
-        size = max(size, start[s + 1] - start[s])
-    return size
-
-
-@kernel
-def _block_end(start, s, size):
-    """Stratum after the last whose nodes fit into a block that begins with stratum s."""
-    end = s + 1
-    while end < start.size - 1 and start[end + 1] - start[s] <= size:
-        end += 1
-    return end
+        if n == 0 or start[s + 1] - start[begins[n - 1]] > BLOCK:
+            begins[n] = s
+            n += 1
+        size = max(size, start[s + 1] - start[begins[n - 1]])
+    begins[n] = start.size - 1
+    return begins[: n + 1], np.empty((rows, size))
 
 
 @kernel
