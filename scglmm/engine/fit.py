@@ -160,26 +160,31 @@ def _fit(
             continue
         break
     arrived = search.status != NOT_CONVERGED and math.isfinite(search.value)
-    done = arrived
-    if not curvature and arrived:
-        search.finish()
-        done = math.isfinite(search.value)
-    if curvature and math.isfinite(search.value):
-        before = search.save()
-        is_maximum = search.polish()
-        if not math.isfinite(search.value):
-            search.restore(before)  # how high the search has come
-        done = is_maximum and done
-        if data.extra is not None:
-            # Residuals near 0 make the search give up where it has arrived, and the criterion of zero-inflated counts
-            # has poles, where the curvature of an inner mode vanishes, that look like maxima.
-            done = is_maximum and search.promise() < SMALL_ASCENT
-        # Newton's steps lead downwards where the search has stopped on the slope of a pole.
-        done = done and search.value >= before["value"] - SMALL_ASCENT * max(1.0, abs(search.value))
+    if curvature:
+        done = math.isfinite(search.value) and _is_maximum(search, data, arrived)
+    else:
+        if arrived:
+            search.finish()
+        done = arrived and math.isfinite(search.value)
     if data.family != GAUSSIAN and search.largest_sd() > RUNAWAY_SD:
         # As good as separated: levels with counts and levels without, told apart by their random effects.
         return _result(search, RUNAWAY if arrived else FAILED)
     return _result(search, OK if done else FAILED)
+
+
+def _is_maximum(search: Search, data: Data, arrived: bool) -> bool:
+    """Polish, and decide whether that has led to a maximum."""
+    before = search.save()
+    is_maximum = search.polish()
+    if not math.isfinite(search.value):
+        search.restore(before)  # how high the search has come
+    if data.extra is not None:
+        # Residuals near 0 make the search give up where it has arrived, and the criterion of zero-inflated counts has
+        # poles, where the curvature of an inner mode vanishes, that look like maxima.
+        arrived = is_maximum and search.promise() < SMALL_ASCENT
+    # Newton's steps lead downwards where the search has stopped on the slope of a pole.
+    fell = search.value < before["value"] - SMALL_ASCENT * max(1.0, abs(search.value))
+    return is_maximum and arrived and not fell
 
 
 def _result(search: Search, status: int) -> Fit:

@@ -28,6 +28,7 @@ MAX_POLISH, NEAR = 3, 1e-3  # Newton steps at the end, and twice the largest ris
 SMALL_ASCENT = 1e-6  # a rise that may be left at the end
 STEEP = 1e-9  # a gradient above this (times a hundredth of the log-likelihood) is more than rounding error
 ROUGH = 1e5  # rounding error of a log-likelihood of this size is what the search is to tell apart
+LEFT = 1e-12  # twice a rise above which a Hessian of its own costs less than the steps that it saves
 FLAT = 1e-6  # a curvature in a standard deviation below this is none: its standard error would be 1,000
 FINISHED = 1e-16  # twice the rise of a step of 1e-8 standard errors, which changes no curvature in its eighth digit
 
@@ -187,13 +188,13 @@ class Search:
         """Take the steps that the end of the search has left; `polish` does the same, and more."""
         inverse = self.metric
         for _ in range(MAX_POLISH):
+            if self._left(inverse) > LEFT:
+                inverse = positive_inverse(self._hessian(central=False), self.free)
             if not self._step(inverse) > FINISHED:
                 return
             self.value = self.evaluate()
             if not math.isfinite(self.value):
                 return
-            if self._left(inverse) > FINISHED:
-                inverse = positive_inverse(self._hessian(central=False), self.free)
 
     def polish(self) -> bool:
         """Exact Hessian and one Newton step; whether the point is a maximum."""
