@@ -79,8 +79,7 @@ def fit_from_starts(data: Data, frame: Frame, reml: bool, beta: np.ndarray, work
         ]
     best = max(fits, key=lambda found: (found.status != FAILED, _height(found)))
     highest = max(fits, key=_height)
-    n_psi = best.psi.size
-    at_zero = not best.free[best.free.size - 1 - n_psi : -1].all()
+    at_zero = not best.free[-1 - best.psi.size : -1].all()
     return highest if at_zero and highest.value > best.value + CLEARLY else best
 
 

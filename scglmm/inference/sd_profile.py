@@ -79,8 +79,8 @@ def make_profile(data: Data, frame: Frame, fitted: Fit, shift: float) -> Profile
     """
     R, p = len(frame.terms), frame.X.shape[1]
     gene = _Gene(data, frame, fitted)
-    variance = gene.resolution()
-    low, high = gene.range(variance)
+    variance = gene.variance
+    low, high = gene.range()
     n = tuple(min(NODES[R], FEW_NODES) if clear else NODES[R] for clear in gene.is_clear)
     path, back = _snake(n)
     x = np.column_stack([chebyshev(n[r])[path[:, r]] for r in range(R)])
@@ -147,9 +147,10 @@ class _Gene:
         if free.all():
             inverse = np.linalg.inv(-hessian)
             self.error = np.sqrt(np.maximum(0.0, np.diag(inverse)[:-1]))
+        self.variance = self._resolution()
         self.is_clear = np.abs(fitted.psi) > CLEAR * self.error
 
-    def resolution(self) -> np.ndarray:
+    def _resolution(self) -> np.ndarray:
         """(R,) sampling variance of the best measured level of each term."""
         z = self.frame.structure.z
         information = [
@@ -158,12 +159,12 @@ class _Gene:
         ]
         return 1.0 / np.maximum(1e-8, information)
 
-    def range(self, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def range(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the criterion is within `DROP` of its largest value, in u.
 
         From its curvature where that settles it, else by scanning one standard deviation at a time.
         """
-        psi, clear = np.abs(self.fitted.psi), self.is_clear
+        psi, clear, variance = np.abs(self.fitted.psi), self.is_clear, self.variance
         reach = np.exp(np.divide(REACH * self.error, psi, where=clear, out=np.zeros(psi.size)))
         low = np.log(variance + np.where(clear, psi / reach, 0.0) ** 2)
         high = np.log(variance + np.where(clear, np.minimum(psi * reach, MAX_SD), MAX_SD) ** 2)
@@ -199,7 +200,7 @@ class _Gene:
             self.frame.Q,
             np.ascontiguousarray(psi),
             fitted.psi.copy(),
-            self.resolution(),
+            self.variance,
             np.maximum(LOG_THETA_MIN, log_theta),
             self.curvature,
             np.bool_(not fitted.theta_at_limit),
