@@ -14,7 +14,6 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import scglmm.engine
-from scglmm.engine import nb2
 from scglmm.engine.boundary import variance_derivative
 from scglmm.engine.fit import fit
 
@@ -35,6 +34,18 @@ def compiled():
         variance_derivative(model.structure, model.X, joint, 0, 1, model.work)
 
 
+PLAIN = {"log1p": math.log1p, "exp": math.exp}  # in place of those that look at the bits of numbers
+
+
+def _interpret(monkeypatch: pytest.MonkeyPatch, *, entries: bool) -> None:
+    """Put the Python form of kernels, and of entries, into all modules of the engine."""
+    for info in pkgutil.iter_modules(scglmm.engine.__path__, "scglmm.engine."):
+        module = importlib.import_module(info.name)
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Dispatcher) and (entries or value.targetoptions.get("no_cpython_wrapper")):
+                monkeypatch.setattr(module, name, PLAIN.get(name, value.py_func))
+
+
 @pytest.fixture
 def as_python(compiled, monkeypatch):
     """Let the kernels run as Python.
@@ -42,11 +53,10 @@ def as_python(compiled, monkeypatch):
     Those that cannot be called from Python (calling one ends the process) become `py_func` in all modules; entries
     stay compiled.
     """
-    for info in pkgutil.iter_modules(scglmm.engine.__path__, "scglmm.engine."):
-        module = importlib.import_module(info.name)
-        for name, value in list(vars(module).items()):
-            if isinstance(value, Dispatcher) and value.targetoptions.get("no_cpython_wrapper"):
-                monkeypatch.setattr(module, name, value.py_func)
-    # which look at the bits of numbers
-    for name, plain in {"log1p": math.log1p, "exp": math.exp}.items():
-        monkeypatch.setattr(nb2, name, plain)
+    _interpret(monkeypatch, entries=False)
+
+
+@pytest.fixture
+def interpret(monkeypatch):
+    """Call it to let everything run as Python from then on, entries as well: slow."""
+    return lambda: _interpret(monkeypatch, entries=True)

@@ -153,5 +153,7 @@ def main(counts: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
+    # A shell that starts this in the background has it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sc.settings.verbosity = 0
     main(sys.argv[1], Path(sys.argv[2]))
