@@ -15,7 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 
 CHUNK_BYTES = 64 * 2**20  # of a piece as it is read, zeros of a dense matrix included
-LARGE = 2  # times as much where memory abounds: the tables are gone through once per piece
+LARGE = 2  # times as much where memory abounds and pieces are many: the tables are gone through once per piece
+MANY = 16
 CHUNK_ROWS = 2**19  # rows of a piece, which cost memory without counts too
 F_ROWS = 2**16  # rows of a tile of a matrix that is in memory column after column
 
@@ -100,7 +101,10 @@ def chunks(matrix: Any, first: int = 0, last: int | None = None, size: int | Non
 
 
 def _read_ahead(pieces: Iterator[Chunk]) -> Iterator[Chunk]:
-    """Read the next piece while one is being used: h5py and zarr let others run meanwhile."""
+    """Read the next piece while one is being used: h5py and zarr let others run meanwhile.
+
+    A piece may lie in memory that is used again (`_Memory`): it is gone when the next but one is asked for.
+    """
     with ThreadPoolExecutor(1) as reader:
         following = reader.submit(next, pieces, None)
         while (chunk := following.result()) is not None:
@@ -169,9 +173,14 @@ def sample(matrix: Any, n_rows: int = 200) -> Any:
 
 
 def _stretches(indptr: np.ndarray, first: int, last: int, itemsize: int, size: int) -> Iterator[tuple[int, int]]:
-    """Cut rows (CSC: columns) into stretches whose entries take `size` bytes, or what one of them takes."""
-    most = max(1, size // itemsize)
+    """Cut rows (CSC: columns) into stretches whose entries take `size` bytes, or what one of them takes.
+
+    The first of them take no more than `CHUNK_BYTES`: memory for large pieces is found more slowly than it is read.
+    """
+    n = 0
     while first < last:
+        most = max(1, (size if n >= MANY else min(size, CHUNK_BYTES)) // itemsize)
+        n += 1
         end = int(np.searchsorted(indptr, indptr[first] + most, side="right")) - 1
         end = min(max(end, first + 1), first + CHUNK_ROWS, last)
         yield first, end
@@ -182,17 +191,46 @@ def _entry_bytes(group: Any) -> int:
     return group["data"].dtype.itemsize + group["indices"].dtype.itemsize
 
 
+class _Memory:
+    """Arrays for the piece that is being used and for the one that is being read, in turn.
+
+    Memory that a process has not touched before has to be found and cleared by the system, which costs more than to
+    read a file without compression.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[str, int], np.ndarray] = {}
+        self._turn = 0
+
+    def turn(self) -> None:
+        """Begin another piece."""
+        self._turn = 1 - self._turn
+
+    def read(self, group: Any, name: str, start: int, stop: int) -> np.ndarray:
+        """Read entries `start` to `stop` of an array."""
+        stored = group[name]
+        if not hasattr(stored, "read_direct") or stop <= start:
+            return stored[start:stop]
+        key = name, self._turn
+        if key not in self._arrays or self._arrays[key].size < stop - start:
+            self._arrays[key] = np.empty(stop - start, stored.dtype)
+        array = self._arrays[key][: stop - start]
+        stored.read_direct(array, np.s_[start:stop])
+        return array
+
+
 def _stored_rows(matrix: Any, size: int) -> Iterator[Chunk]:
     group, n_vars = matrix.group, matrix.shape[1]
-    indptr = group["indptr"][:]
+    indptr, memory = group["indptr"][:], _Memory()
     for begin, end in _stretches(indptr, 0, matrix.shape[0], _entry_bytes(group), size):
-        part = _read(group, int(indptr[begin]), int(indptr[end]), indptr[begin : end + 1], sp.csr_array, n_vars)
+        low, high = int(indptr[begin]), int(indptr[end])
+        part = _read(group, low, high, indptr[begin : end + 1], sp.csr_array, n_vars, memory)
         yield Chunk(begin, 0, part)
 
 
 def _stored_columns(matrix: Any, first: int, last: int, size: int) -> Iterator[Chunk]:
     group, n_obs = matrix.group, matrix.shape[0]
-    indptr = group["indptr"][:]
+    indptr, memory = group["indptr"][:], _Memory()
     most = max(1, size // _entry_bytes(group))
     for begin, end in _stretches(indptr, first, last, _entry_bytes(group), size):
         pointers = indptr[begin : end + 1]
@@ -201,14 +239,16 @@ def _stored_columns(matrix: Any, first: int, last: int, size: int) -> Iterator[C
         step = most if end == begin + 1 else max(1, high - low)
         for start in range(low, max(high, low + 1), step):
             stop = min(start + step, high)
-            yield Chunk(0, begin, _read(group, start, stop, np.clip(pointers, start, stop), sp.csc_array, n_obs))
+            within = np.clip(pointers, start, stop)
+            yield Chunk(0, begin, _read(group, start, stop, within, sp.csc_array, n_obs, memory))
 
 
-def _read(group: Any, start: int, stop: int, pointers: np.ndarray, kind: type, n_minor: int) -> Any:
+def _read(group: Any, start: int, stop: int, pointers: np.ndarray, kind: type, n_minor: int, memory: _Memory) -> Any:
     """Read entries `start` to `stop` of a sparse matrix on disk."""
     n_major = pointers.size - 1
     shape = (n_major, n_minor) if kind is sp.csr_array else (n_minor, n_major)
-    data, indices = group["data"][start:stop], group["indices"][start:stop]
+    memory.turn()
+    data, indices = memory.read(group, "data", start, stop), memory.read(group, "indices", start, stop)
     return as_sparse(kind((data, indices, pointers - start), shape=shape))
 
 

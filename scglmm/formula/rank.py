@@ -26,11 +26,10 @@ def aliased_columns(x: np.ndarray, intercept: bool) -> dict[int, dict[int, float
     -------
     For each aliased column the coefficients of the earlier columns it is made of; nothing where it is 0 everywhere.
     """
-    shift = x.mean(axis=0) if intercept else np.zeros(x.shape[1])
-    scale = np.ones(x.shape[1])
-    if x.size:
-        scale = np.maximum(x.max(axis=0) - shift, shift - x.min(axis=0))
-        scale[scale == 0] = 1.0
+    mean, low, high = _range(x)
+    shift = mean if intercept else np.zeros(x.shape[1])
+    scale = np.maximum(high - shift, shift - low)
+    scale[scale == 0] = 1.0
     r = _triangle(x, shift, scale)
     length = np.linalg.norm(r, axis=0)
     # rounding in the mean leaves a constant column some units of its last place
@@ -51,6 +50,16 @@ def aliased_columns(x: np.ndarray, intercept: bool) -> dict[int, dict[int, float
                 r, j, kept[1:] if intercept else kept, shift, scale, max(1e-6 * length[j], floor[j]), intercept
             )
     return aliased
+
+
+def _range(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, least and largest value of every column, by blocks of rows that fit into the cache."""
+    total, low, high = np.zeros(x.shape[1]), np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
+    for start in range(0, len(x), ROWS):
+        block = np.ascontiguousarray(x[start : start + ROWS].T)
+        total += block.sum(axis=1)
+        low, high = np.minimum(low, block.min(axis=1)), np.maximum(high, block.max(axis=1))
+    return total / len(x), low, high
 
 
 def _triangle(x: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -231,8 +231,8 @@ def _advise(run: Run, obs: pd.DataFrame) -> None:
     """Advice on the designs; what several groups of cells have in common is said once."""
     said: dict[tuple[str, str], list[str]] = {}
     for group in run.fitted:
-        first = np.unique(group.stratum, return_index=True)[1]
-        for advice in advise(Layout(group.design, obs.iloc[group.rows], group.frame, first)):
+        cells = obs if group.rows.size == len(obs) else obs.iloc[group.rows]
+        for advice in advise(Layout(group.design, cells, group.frame, group.first)):
             said.setdefault((advice.severity, str(advice)), []).append(group.name)
     for (severity, text), names in said.items():
         where = "" if names[0] is None else f"Group{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}: "
