@@ -18,14 +18,13 @@ from .optimise import LOG_THETA_MAX, LOG_THETA_MIN
 from .penalised import solve_joint
 
 MAX_STEPS = 8
-PROMISE = 0.03  # rise of the log-likelihood by another Newton step in log(theta) that is added without taking it
 CURVATURE_STEP = 0.02
 MAX_THETA_STEP = 1.5
 
 
 @entry
 def profile(
-    data, structure, X, psi, before, noise, log_theta, curvature, theta_is_free, beta, v, work, value, betas,
+    data, structure, X, psi, before, noise, log_theta, curvature, theta_is_free, promise, beta, v, work, value, betas,
     covariances,
 ):  # fmt: skip
     """Criterion, fixed effects and their covariance at each row of `psi`.
@@ -46,6 +45,8 @@ def profile(
         Second derivative of the criterion in log(theta), roughly; 0 when it is not known.
     theta_is_free
         False holds theta where it starts, at its Poisson limit.
+    promise
+        Rise of the log-likelihood by another Newton step in log(theta) that is added without taking it.
     beta, v
         Start of the inner iterations at the first row; overwritten.
     value, betas, covariances
@@ -69,7 +70,7 @@ def profile(
                 v[i] = 0.0
             here = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
         if theta_is_free and math.isfinite(here):
-            here = _maximise_theta(data, structure, X, par, here, curvature, beta, v, gradient, work)
+            here = _maximise_theta(data, structure, X, par, here, curvature, promise, beta, v, gradient, work)
             off += par[n_psi] - start
         value[k] = here
         _laplace_beta(structure, X, beta, work, betas[k])
@@ -137,10 +138,10 @@ def _laplace_beta(structure, X, beta, work, found):
 
 
 @entry
-def _maximise_theta(data, structure, X, par, value, curvature, beta, v, gradient, work):
+def _maximise_theta(data, structure, X, par, value, curvature, promise, beta, v, gradient, work):
     """Newton in log(theta) with a secant for the curvature; returns the value.
 
-    Leaves `par`, `beta`, `v` and `work` at the last evaluation, whose remaining promise is added to the value.
+    Leaves `par`, `beta`, `v` and `work` at the last evaluation, whose `promise` is added to the value.
     """
     last = par.size - 1
     for _ in range(MAX_STEPS):
@@ -153,7 +154,7 @@ def _maximise_theta(data, structure, X, par, value, curvature, beta, v, gradient
                 return value
             curvature = (gradient[last] - slope) / (par[last] - at)
             value, slope = there, gradient[last]
-        if curvature < 0.0 and 0.5 * slope * slope < -PROMISE * curvature:
+        if curvature < 0.0 and 0.5 * slope * slope < -promise * curvature:
             return value - 0.5 * slope * slope / curvature
         # Where the criterion is not concave in log(theta), uphill.
         step = -slope / curvature if curvature < 0.0 else math.copysign(MAX_THETA_STEP, slope)

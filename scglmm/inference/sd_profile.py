@@ -8,6 +8,7 @@ between few nodes; so are the fixed effects and the logarithms of their variance
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,11 +22,13 @@ from scglmm.engine.profile import profile
 from .frame import Frame
 
 NODES = {1: 12, 2: 9, 3: 6}  # for each standard deviation, by how many there are
+FEWEST = {1: 4, 2: 2, 3: 2}  # and one for every unit of u are enough where its range is narrow: see `_nodes_for`
 CLEAR = 6.0  # a standard deviation this many standard errors from 0 has a likelihood that ends before 0 does
-REACH = 7.0  # standard errors of log(sigma) that are looked at in that case,
-FEW_NODES = 7  # on so many nodes
+REACH = 7.0  # standard errors of log(sigma) that are looked at in that case
 MIN_SD, MAX_SD = 0.002, 10.0  # natural log; below is as good as 0, above nothing is believed
 DROP = 16.0  # where the log-likelihood has fallen by this, it is not looked at any more
+PROMISE = 0.03  # rise of the log-likelihood by a better theta that is added without going there,
+ROUGH_PROMISE = 0.5  # also where a range is looked for
 SCAN = 7  # points at which each standard deviation is scanned for that, from 0 to the largest
 
 
@@ -81,7 +84,7 @@ def make_profile(data: Data, frame: Frame, fitted: Fit, shift: float) -> Profile
     gene = _Gene(data, frame, fitted)
     variance = gene.variance
     low, high = gene.range()
-    n = tuple(min(NODES[R], FEW_NODES) if clear else NODES[R] for clear in gene.is_clear)
+    n = tuple(_nodes_for(width, R) for width in high - low)
     path, back = _snake(n)
     x = np.column_stack([chebyshev(n[r])[path[:, r]] for r in range(R)])
     u = 0.5 * (low + high) + 0.5 * (high - low) * x
@@ -96,6 +99,16 @@ def make_profile(data: Data, frame: Frame, fitted: Fit, shift: float) -> Profile
         more = _between(n, NODES[R])
         value, beta, vcov = more @ value, more @ beta, more @ vcov
     return Profile(variance, low, high, (value - value.max()).reshape((NODES[R],) * R), beta, vcov.astype(np.float32))
+
+
+def _nodes_for(width: float, R: int) -> int:
+    """Count the nodes of one of R standard deviations that a range of u takes.
+
+    The criterion varies over about a unit of u whatever the range. Of two standard deviations it is then within 0.005
+    of that on 13 nodes at half of the places that matter, and within 0.02 at nine tenths of them: as it is on 9 nodes
+    where there are few donors and ranges are widest.
+    """
+    return min(NODES[R], FEWEST[R] + math.ceil(width))
 
 
 @cache
@@ -174,7 +187,7 @@ class _Gene:
         for k, r in enumerate(scanned):
             # From the largest down: at 0 nothing is left of the effects from which the next search begins.
             at[k, ::-1, r] = np.sqrt(np.maximum(0.0, np.exp(scan[:, r]) - variance[r]))
-        value, _, _ = self.evaluate(at.reshape(-1, variance.size))
+        value, _, _ = self.evaluate(at.reshape(-1, variance.size), ROUGH_PROMISE)
         value = np.where(np.isfinite(value), value, -np.inf).reshape(scanned.size, SCAN)[:, ::-1]
         for k, r in enumerate(scanned):
             best, peak = self.fitted.value, np.log(variance[r] + psi[r] ** 2)
@@ -187,7 +200,7 @@ class _Gene:
             high[r] = finer[gone & (finer > peak)].min(initial=high[r])
         return low, high
 
-    def evaluate(self, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def evaluate(self, psi: np.ndarray, promise: float = PROMISE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Criterion, fixed effects and their covariance in the engine's units at (K, R) standard deviations."""
         n, p = len(psi), self.frame.X.shape[1]
         value, beta, vcov = np.empty(n), np.empty((n, p)), np.empty((n, p, p))
@@ -204,6 +217,7 @@ class _Gene:
             np.maximum(LOG_THETA_MIN, log_theta),
             self.curvature,
             np.bool_(not fitted.theta_at_limit),
+            promise,
             fitted.beta.copy(),
             fitted.v.copy(),
             self.work,

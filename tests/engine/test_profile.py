@@ -19,7 +19,7 @@ def run(cells, psi, *, log_theta=0.5, curvature=0.0, free=True):
     starts = np.full(n, log_theta)
     profile(
         model.data, model.structure, model.X, np.array(psi, float), np.zeros(len(psi[0])), np.ones(len(psi[0])), starts,
-        curvature, np.bool_(free), np.zeros(p), np.zeros(model.q), model.work, value, beta, vcov,
+        curvature, np.bool_(free), 0.03, np.zeros(p), np.zeros(model.q), model.work, value, beta, vcov,
     )  # fmt: skip
     return model, value, beta, vcov
 
