@@ -56,6 +56,7 @@ class Fit:
     h: np.ndarray  # (S,) minus the second derivative of the log-likelihood of every stratum in eta
     eta: np.ndarray  # (S,) linear predictors without the offset
     zi: np.ndarray  # (k,) coefficients of the logit of the zero-inflation probability
+    quadrature_error: float = 0.0  # what more points of quadrature would add to the value
 
     @property
     def failed(self) -> bool:

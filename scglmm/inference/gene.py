@@ -69,6 +69,8 @@ class GeneFit:
     zi_beta, zi_se
         (k,) coefficients of the logit of the zero-inflation probability and their standard errors; None without. The
         latter are NaN where the probability has gone to 0 or 1.
+    quadrature_error
+        What four times as many points of quadrature would add to `loglik` at these estimates; 0 for Laplace.
     """
 
     status: str
@@ -89,6 +91,7 @@ class GeneFit:
     moderated: np.ndarray | None = None
     zi_beta: np.ndarray | None = None
     zi_se: np.ndarray | None = None
+    quadrature_error: float = 0.0
 
 
 def fit_gene(
@@ -191,6 +194,7 @@ def fit_gene(
         profile=make_profile(data, frame, fitted, shift) if with_profile else None,
         zi_beta=zi_beta,
         zi_se=zi_se,
+        quadrature_error=fitted.quadrature_error,
     )
 
 

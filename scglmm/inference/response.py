@@ -180,6 +180,7 @@ def _result(model: Compressed, fitted: Fit, work: Work, family: str, reml: bool,
         lost=model.lost,
         n_eval=fitted.n_eval,
         grad=fitted.grad,
+        quadrature_error=fitted.quadrature_error,
         _inner=inner,
     )
     return replace(result, df=np.array([result.df_of(contrast) for contrast in np.eye(model.lost.size)]))

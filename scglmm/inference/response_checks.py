@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .compressed import CODES
+from .quadrature import MAX_QUAD
 
 if TYPE_CHECKING:
     from scglmm.formula import Design
 
 GAUSSIAN = "gaussian"
-
-MAX_QUAD = 100
 
 
 def check_response(

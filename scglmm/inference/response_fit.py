@@ -89,6 +89,8 @@ class ResponseFit:
         (p,) bool: coefficients without a finite estimate.
     n_eval, grad
         Evaluations of the criterion, and its largest absolute gradient at the end (engine's units).
+    quadrature_error
+        What four times as many points of quadrature would add to `loglik` at these estimates; 0 for Laplace.
     """
 
     status: str
@@ -121,6 +123,7 @@ class ResponseFit:
     lost: np.ndarray
     n_eval: int
     grad: float
+    quadrature_error: float = 0.0
     _inner: Inner | None = field(default=None, repr=False)
 
     def df_of(self, contrast: np.ndarray) -> float:

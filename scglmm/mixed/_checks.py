@@ -10,10 +10,13 @@ import pandas as pd
 from scipy import stats
 
 from scglmm.inference.gene import POISSON_LIMIT, SEPARATED, ZI_BOUNDARY
+from scglmm.inference.quadrature import is_inexact
 
 from ._effects import correlation
 
 if TYPE_CHECKING:
+    from scglmm.inference.response_fit import ResponseFit
+
     from ._result import GLMMResult
 
 HIGH_VIF, MODERATE_VIF = 10.0, 5.0
@@ -294,11 +297,21 @@ def check_convergence(result: GLMMResult) -> Check:
     if fit.status == POISSON_LIMIT or (result.family == "nbinom2" and np.isinf(result.theta)):
         message = "Theta is at infinity, so there is no overdispersion: family='poisson' says the same."
         return Check("convergence", True, message, values)
+    if is_inexact(fit.quadrature_error):
+        return Check("convergence", False, few_points(fit), values | {"quadrature_error": fit.quadrature_error})
     scale = GRADIENT * max(1.0, 1e-3 * abs(fit.loglik))
     if fit.grad > scale:
         message = f"The slope at the end of the search is {fit.grad:.2g}, which is not quite 0: treat with care."
         return Check("convergence", False, message, values)
     return Check("convergence", True, "The search ended at a maximum of the likelihood.", values)
+
+
+def few_points(fit: ResponseFit) -> str:
+    """Message about quadrature that has not converged."""
+    return (
+        f"n_quad={fit.n_quad} points are too few: four times as many change the log-likelihood by "
+        f"{fit.quadrature_error:.2g} at the same estimates. Use more, or n_quad=1 for Laplace's approximation."
+    )
 
 
 def vif(result: GLMMResult) -> pd.DataFrame:

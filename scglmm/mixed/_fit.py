@@ -15,9 +15,11 @@ from scglmm.formula import Design
 from scglmm.inference.advice import WARNING, Advice, Layout, constant_slopes, few_levels
 from scglmm.inference.frame import make_frame, strata_of
 from scglmm.inference.gene import NOT_CONVERGED, SEPARATED
+from scglmm.inference.quadrature import is_inexact
 from scglmm.inference.response import fit_response
 from scglmm.inference.response_fit import ResponseFit
 
+from ._checks import few_points
 from ._data import COUNTS, FAMILIES, ModelData, check_response, prepare
 from ._result import GLMMResult
 from ._wording import of_data_frame
@@ -86,7 +88,7 @@ def glmm(
     -----
     UserWarning
         A grouping factor has two levels, a random slope is constant within every level, no maximum was found,
-        coefficients have no finite estimate.
+        coefficients have no finite estimate, the points of quadrature are too few.
 
     See Also
     --------
@@ -128,6 +130,8 @@ def fit_model(model: ModelData, family: str, reml: bool, n_quad: int) -> GLMMRes
             f"No finite estimate exists for {', '.join(lost)}: {'their' if len(lost) > 1 else 'its'} maximum is at "
             "infinity, because all counts in a part of the data are 0 (separation). These coefficients are NaN."
         )
+    if is_inexact(fit.quadrature_error):
+        _warn(few_points(fit))
     return result
 
 

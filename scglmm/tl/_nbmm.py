@@ -15,6 +15,7 @@ from scanpy import logging as logg
 from scglmm.inference.advice import WARNING, Layout, advise
 from scglmm.inference.cell_level import Placed
 from scglmm.inference.genes import GeneFits, Options, fit_parts
+from scglmm.inference.quadrature import INEXACT, is_inexact
 from scglmm.results.write import check_target, write_results
 
 from ._checkpoint import Checkpoint
@@ -136,7 +137,8 @@ def nbmm(
         Residuals are 0 for the Poisson family. NaN with zero inflation, for whose zeros these fractions have no place.
     ``adata.varm["nbmm_fit"]``
         DataFrame: theta (inf for the Poisson family), variances of the random effects (and, moderated, their posterior
-        means), coefficients of the zero inflation with their standard errors (``zi[(Intercept)]``,
+        means), with `n_quad` above 1 the `quadrature_error` (what four times as many points would add to the
+        log-likelihood), coefficients of the zero inflation with their standard errors (``zi[(Intercept)]``,
         ``zi_se[(Intercept)]``, logit), log-likelihood, mean count, numbers of cells and donors with counts, the record
         of the search, and `status`: `ok`; `singular` (a variance is estimated at 0); `poisson_limit` (theta at
         infinity); `zi_boundary` (a zero-inflation probability below 1e-4 or a standard error of its logit above 5: the
@@ -171,6 +173,11 @@ def nbmm(
         The checkpoint cannot be written, for instance because the disk is full; what is there stays good.
     RuntimeError
         Worker processes were lost again and again.
+
+    Warns
+    -----
+    UserWarning
+        Advice on the design (see :func:`scglmm.pp.check_design`); the points of quadrature are too few for some genes.
 
     Examples
     --------
@@ -215,6 +222,7 @@ def nbmm(
         saved.take(asked | found, [share.at.size for share in run.shares])
     fits = _fit(run, placed, how, n_jobs, saved)
     tables = make_tables(adata.var_names, run, fits, options)
+    _warn_of_few_points(fits, options.n_quad)
     info = describe_run(formula, options, run, nodes, tables)
     info["moderation"] = describe_moderation(run, fits)
     if covariates := list(dict.fromkeys(name for each in placed for name in each.covariates)):
@@ -240,6 +248,18 @@ def _advise(run: Run, obs: pd.DataFrame) -> None:
             warnings.warn(where + text, UserWarning, stacklevel=3)
         else:
             logg.hint(where + text)
+
+
+def _warn_of_few_points(fits: list[GeneFits], n_quad: int) -> None:
+    """Say where the points of quadrature are too few."""
+    inexact = sum(int(is_inexact(each.column("quadrature_error")).sum()) for each in fits)
+    if inexact:
+        msg = (
+            f"n_quad={n_quad} points are too few for {inexact} of {sum(len(each.fits) for each in fits)} genes: four "
+            f"times as many would change their log-likelihood by more than {INEXACT:g} (column 'quadrature_error' of "
+            "the fit). Use more, or n_quad=1 for Laplace's approximation, as glmmTMB does."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
 
 
 def _announce(formula: str, run: Run, placed: list[Placed]) -> str:

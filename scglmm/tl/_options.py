@@ -10,6 +10,7 @@ import pandas as pd
 
 from scglmm.formula import Design, Formula, parse_formula, parse_inflation
 from scglmm.formula.columns import in_memory
+from scglmm.inference.quadrature import MAX_QUAD
 from scglmm.inference.varpart import METHODS as VARPART_METHODS
 from scglmm.results.names import near_first
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 METHODS = ("reml", "ml")
 FAMILIES = ("nbinom2", "poisson")
-MAX_QUAD = 100
 
 
 @dataclass(frozen=True)

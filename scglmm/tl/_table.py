@@ -44,6 +44,7 @@ def make_tables(
             run.source,
             options.varpart_method,
             group.inflation,
+            options.n_quad,
         )
     if options.padj_across:
         adjust_across(list(tables.values()))
@@ -62,6 +63,7 @@ def make_table(
     source: Source,
     varpart_method: str,
     inflation: Inflation | None = None,
+    n_quad: int = 1,
 ) -> GeneTable:
     """Arrange the fits by gene.
 
@@ -83,6 +85,8 @@ def make_table(
         See `scglmm.inference.varpart`.
     inflation
         The zero inflation, if there is one.
+    n_quad
+        Points of quadrature.
     """
     n, p = positions.size, len(design.columns)
 
@@ -114,6 +118,7 @@ def make_table(
     donors[testable] = fits.donors
     status = np.full(n, TOO_FEW_COUNTS, dtype=object)
     status[testable] = fits.column("status")
+    record = ["n_eval", "grad"] + ["quadrature_error"] * (n_quad > 1)
     fit = pd.DataFrame(
         {name: spread(values) for name, values in found.items()}
         | {
@@ -121,7 +126,7 @@ def make_table(
             "n_cells": summary.gene_cells[columns],
             "n_donors": donors,
         }
-        | {name: spread(fits.column(name).astype(float)) for name in ("n_eval", "grad")}
+        | {name: spread(fits.column(name).astype(float)) for name in record}
         | {"status": status}
         | {name: spread(fits.column(name)) for name in ("null_intercept", "null_var", "var_linpred")}
     )

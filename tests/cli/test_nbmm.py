@@ -79,7 +79,7 @@ def test_all_options(counts, h5ad, run, tmp_path):
             "--family",
             "poisson",
             "--n-quad",
-            3,
+            15,
             "--ziformula",
             "~ 1",
         ],
@@ -99,7 +99,7 @@ def test_all_options(counts, h5ad, run, tmp_path):
         na_action="drop",
         varpart_method="delta",
         family="poisson",
-        n_quad=3,
+        n_quad=15,
         ziformula="~ 1",
     )
     assert_same_result(ad.read_h5ad(out), counts, "mine")

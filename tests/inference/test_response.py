@@ -62,9 +62,11 @@ def test_quadrature_is_maximum_likelihood(family, zi):
     np.testing.assert_allclose(fitted.beta, found.x[:2], atol=1e-3)
 
 
-def test_quadrature_of_one_group_with_adaptive_integration():
+@pytest.mark.parametrize("n_quad", [2, 5, 40])
+def test_quadrature_of_one_group_with_adaptive_integration(n_quad):
+    """The integral is the log-likelihood and what the fit says that is missing to it."""
     table = simulated(3, n_groups=4, n=3)
-    fitted = fit_formula(table, "counts", "~ 1 + (1|g)", family="poisson", n_quad=40)
+    fitted = fit_formula(table, "counts", "~ 1 + (1|g)", family="poisson", n_quad=n_quad)
     sigma, total = np.sqrt(fitted.sigma[0][0, 0]), 0.0
     for _, part in table.groupby("g"):
         y = part["counts"].to_numpy()
@@ -73,7 +75,8 @@ def test_quadrature_of_one_group_with_adaptive_integration():
             return np.exp(poisson.logpmf(y, np.exp(fitted.beta[0] + u)).sum()) * norm.pdf(u, 0, sigma)
 
         total += np.log(quad(density, -8 * sigma, 8 * sigma, epsabs=0, epsrel=1e-12, limit=500)[0])
-    assert fitted.loglik == pytest.approx(total, abs=1e-6)
+    assert fitted.loglik + fitted.quadrature_error == pytest.approx(total, abs=1e-6)
+    assert (abs(fitted.quadrature_error) < 1e-6) == (n_quad == 40)
 
 
 @pytest.mark.parametrize("reml", [False, True])

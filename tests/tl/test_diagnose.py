@@ -195,7 +195,7 @@ def test_groups(adata):
 
 
 @pytest.mark.parametrize(
-    "how", [{"family": "poisson"}, {"ziformula": "~ 1"}, {"method": "ml", "n_quad": 3}, {"method": "ml"}]
+    "how", [{"family": "poisson"}, {"ziformula": "~ 1"}, {"method": "ml", "n_quad": 15}, {"method": "ml"}]
 )
 def test_other_models(adata, how):
     adata = spoil(adata)[:, [10, 21]].copy()

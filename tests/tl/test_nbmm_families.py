@@ -152,6 +152,32 @@ def test_quadrature_against_integration():
     assert result.varm["nbmm_fit"]["loglik"].iloc[0] == pytest.approx(total, abs=1e-6)
 
 
+def test_too_few_points_are_said():
+    """Donors with few counts that differ by far: twelve genes, for most of which two points are not enough."""
+    rng = np.random.default_rng(3)
+    donor = np.repeat(np.arange(30), 4)
+    mu = np.exp(-1.5 + rng.normal(0, 2, (30, 12)))[donor]
+    obs = pd.DataFrame({"donor": donor.astype(str)}, index=np.arange(donor.size).astype(str))
+    adata = ad.AnnData(sparse.csr_matrix(rng.poisson(mu).astype(float)), obs=obs)
+    adata.obs["size"] = 1.0
+    how = {"formula": "~ offset(log(size)) + (1|donor)", "family": "poisson", "method": "ml", "copy": True}
+    with pytest.warns(UserWarning, match=r"n_quad=2 points are too few for \d+ of 12 genes") as said:
+        few = scglmm.tl.nbmm(adata, n_quad=2, **how).varm["nbmm_fit"]
+    error = few["quadrature_error"]
+    assert f"{int((error.abs() > 0.01).sum())} of 12" in str(said[0].message)
+    many = scglmm.tl.nbmm(adata, n_quad=40, **how).varm["nbmm_fit"]
+    assert many["quadrature_error"].abs().max() < 1e-3 < few["quadrature_error"].abs().median()
+    assert "quadrature_error" not in scglmm.tl.nbmm(adata, **how).varm["nbmm_fit"]
+
+    table = obs.assign(count=adata.X[:, [0]].toarray())
+    with pytest.warns(UserWarning, match="n_quad=2 points are too few: four times as many change"):
+        fit = scglmm.glmm("count ~ 1 + (1|donor)", table, family="poisson", n_quad=2)
+    assert fit.estimates.quadrature_error == pytest.approx(error.iloc[0], rel=1e-6)
+    check = scglmm.mixed.check_convergence(fit)
+    assert not check.ok
+    assert check.values["quadrature_error"] == fit.estimates.quadrature_error
+
+
 def test_groups_of_cells(cells):
     """Each group is the run on its cells, with its own zero inflation; missing values leave both designs alike."""
     adata = cells.copy()
@@ -229,8 +255,8 @@ def test_what_comes_after(cells):
         with pytest.raises(ValueError, match=r"zero inflation"):
             call()
     scglmm.tl.contrast(inflated, {"difference": "Dx[T.AD] - stim[T.stim]"})
-    quadrature = scglmm.tl.nbmm(cells, FORMULA, method="ml", n_quad=3, copy=True)
-    with pytest.raises(ValueError, match="n_quad=3"):
+    quadrature = scglmm.tl.nbmm(cells, FORMULA, method="ml", n_quad=9, copy=True)
+    with pytest.raises(ValueError, match="n_quad=9"):
         scglmm.tl.lrt(quadrature, "~ stim + (1|donor)")
 
 
