@@ -24,8 +24,8 @@ MAX_THETA_STEP = 1.5
 
 @entry
 def profile(
-    data, structure, X, psi, before, noise, log_theta, curvature, theta_is_free, promise, beta, v, work, value, betas,
-    covariances,
+    data, structure, X, psi, before, noise, log_theta, curvature, theta_is_free, promise, least, beta, v, work, value,
+    betas, covariances,
 ):  # fmt: skip
     """Criterion, fixed effects and their covariance at each row of `psi`.
 
@@ -47,6 +47,8 @@ def profile(
         False holds theta where it starts, at its Poisson limit.
     promise
         Rise of the log-likelihood by another Newton step in log(theta) that is added without taking it.
+    least
+        Rows after one with a lower criterion than this are not evaluated; -inf for all rows.
     beta, v
         Start of the inner iterations at the first row; overwritten.
     value, betas, covariances
@@ -77,6 +79,9 @@ def profile(
         for c in range(p):
             for d in range(p):
                 covariances[k, c, d] = work.schur[1, c, d]
+        if here < least:
+            value[k + 1 :] = np.nan
+            return
 
 
 @kernel

@@ -181,27 +181,39 @@ class _Gene:
         reach = np.exp(np.divide(REACH * self.error, psi, where=clear, out=np.zeros(psi.size)))
         low = np.log(variance + np.where(clear, psi / reach, 0.0) ** 2)
         high = np.log(variance + np.where(clear, np.minimum(psi * reach, MAX_SD), MAX_SD) ** 2)
-        scanned = np.flatnonzero(~clear)
         scan = np.linspace(low, high, SCAN)
-        at = np.tile(psi, (scanned.size, SCAN, 1))
-        for k, r in enumerate(scanned):
-            # From the largest down: at 0 nothing is left of the effects from which the next search begins.
-            at[k, ::-1, r] = np.sqrt(np.maximum(0.0, np.exp(scan[:, r]) - variance[r]))
-        value, _, _ = self.evaluate(at.reshape(-1, variance.size), ROUGH_PROMISE)
-        value = np.where(np.isfinite(value), value, -np.inf).reshape(scanned.size, SCAN)[:, ::-1]
-        for k, r in enumerate(scanned):
+        for r in np.flatnonzero(~clear):
+            value = self._scan(r, np.sqrt(np.maximum(0.0, np.exp(scan[:, r]) - variance[r])))
             best, peak = self.fitted.value, np.log(variance[r] + psi[r] ** 2)
-            if value[k].max() > best:
-                best, peak = value[k].max(), scan[value[k].argmax(), r]
+            if value.max() > best:
+                best, peak = value.max(), scan[value.argmax(), r]
             # Linear between the scanned points, which lies above a criterion that is concave there.
             finer = np.linspace(scan[0, r], scan[-1, r], 10 * SCAN)
-            gone = np.interp(finer, scan[:, r], np.maximum(value[k], best - 1e4)) < best - DROP
+            gone = np.interp(finer, scan[:, r], np.maximum(value, best - 1e4)) < best - DROP
             low[r] = finer[gone & (finer < peak)].max(initial=low[r])
             high[r] = finer[gone & (finer > peak)].min(initial=high[r])
         return low, high
 
-    def evaluate(self, psi: np.ndarray, promise: float = PROMISE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Criterion, fixed effects and their covariance in the engine's units at (K, R) standard deviations."""
+    def _scan(self, r: int, sd: np.ndarray) -> np.ndarray:
+        """Criterion at some values of one standard deviation, from the estimate up and down to where it has fallen."""
+        psi = np.abs(self.fitted.psi)
+        at = np.tile(psi, (sd.size, 1))
+        at[:, r] = sd
+        above = int(np.searchsorted(sd, psi[r], side="right"))
+        value = np.full(sd.size, -np.inf)
+        for rows in (np.arange(above, sd.size), np.arange(above - 1, -1, -1)):
+            if rows.size:
+                found = self.evaluate(at[rows], ROUGH_PROMISE, self.fitted.value - DROP)[0]
+                value[rows] = np.where(np.isfinite(found), found, -np.inf)
+        return value
+
+    def evaluate(
+        self, psi: np.ndarray, promise: float = PROMISE, least: float = -np.inf
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Criterion, fixed effects and their covariance in the engine's units at (K, R) standard deviations.
+
+        Not after one where the criterion is below `least`.
+        """
         n, p = len(psi), self.frame.X.shape[1]
         value, beta, vcov = np.empty(n), np.empty((n, p)), np.empty((n, p, p))
         fitted = self.fitted
@@ -218,6 +230,7 @@ class _Gene:
             self.curvature,
             np.bool_(not fitted.theta_at_limit),
             promise,
+            least,
             fitted.beta.copy(),
             fitted.v.copy(),
             self.work,

@@ -12,14 +12,14 @@ from scglmm.engine.optimise import LOG_THETA_MAX
 from scglmm.engine.profile import profile
 
 
-def run(cells, psi, *, log_theta=0.5, curvature=0.0, free=True):
+def run(cells, psi, *, log_theta=0.5, curvature=0.0, free=True, least=-np.inf):
     model = models.compile_model(cells)
     n, p = len(psi), model.p
     value, beta, vcov = np.empty(n), np.empty((n, p)), np.empty((n, p, p))
     starts = np.full(n, log_theta)
     profile(
         model.data, model.structure, model.X, np.array(psi, float), np.zeros(len(psi[0])), np.ones(len(psi[0])), starts,
-        curvature, np.bool_(free), 0.03, np.zeros(p), np.zeros(model.q), model.work, value, beta, vcov,
+        curvature, np.bool_(free), 0.03, least, np.zeros(p), np.zeros(model.q), model.work, value, beta, vcov,
     )  # fmt: skip
     return model, value, beta, vcov
 
@@ -85,3 +85,14 @@ def test_fixed_effects_maximise_the_laplace_likelihood(kind, psi):
     )  # fmt: skip
     assert np.abs(found.x - joint).max() > 0.03
     assert np.abs(beta[0] - found.x).max() < 0.1 * np.abs(found.x - joint).max()
+
+
+def test_rows_after_a_low_one_are_left_out():
+    cells = models.simulate("one", seed=4, cells=3, intercept=1.0, theta=1.5)
+    psi = [[0.5], [3.0], [9.0], [0.4]]
+    _, value, beta, _ = run(cells, psi)
+    assert value[0] > value[1] > value[2]
+    _, some, their_beta, _ = run(cells, psi, least=value[1] + 1e-6)
+    np.testing.assert_array_equal(some[:2], value[:2])
+    np.testing.assert_array_equal(their_beta[:2], beta[:2])
+    assert np.isnan(some[2:]).all()
