@@ -183,7 +183,7 @@ class _Gene:
         high = np.log(variance + np.where(clear, np.minimum(psi * reach, MAX_SD), MAX_SD) ** 2)
         scan = np.linspace(low, high, SCAN)
         for r in np.flatnonzero(~clear):
-            value = self._scan(r, np.sqrt(np.maximum(0.0, np.exp(scan[:, r]) - variance[r])))
+            value = self._scan(int(r), np.sqrt(np.maximum(0.0, np.exp(scan[:, r]) - variance[r])))
             best, peak = self.fitted.value, np.log(variance[r] + psi[r] ** 2)
             if value.max() > best:
                 best, peak = value.max(), scan[value.argmax(), r]
