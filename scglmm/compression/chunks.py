@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 CHUNK_BYTES = 64 * 2**20  # of a piece as it is read, zeros of a dense matrix included
 LARGE = 2  # times as much where memory abounds and pieces are many: the tables are gone through once per piece
-MANY = 16
+MANY = 16  # pieces
 CHUNK_ROWS = 2**19  # rows of a piece, which cost memory without counts too
 F_ROWS = 2**16  # rows of a tile of a matrix that is in memory column after column
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 MAX_QUAD = 100
-INEXACT = 0.01  # of a log-likelihood: moves a p-value of 0.05 by a hundredth of it
+INEXACT = 1e-3  # of a log-likelihood: whoever asks for quadrature wants the integral
 
 
 def is_inexact(error: float | np.ndarray) -> np.ndarray:

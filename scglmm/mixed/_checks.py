@@ -288,6 +288,8 @@ def check_convergence(result: GLMMResult) -> Check:
             "the term out, or pool levels; the other coefficients are valid."
         )
         return Check("convergence", False, message, values)
+    if is_inexact(fit.quadrature_error):
+        return Check("convergence", False, few_points(fit), values | {"quadrature_error": fit.quadrature_error})
     if fit.status == ZI_BOUNDARY:
         message = (
             "The zero inflation cannot be told from none (its logit is at or near minus infinity): leave ziformula "
@@ -297,8 +299,6 @@ def check_convergence(result: GLMMResult) -> Check:
     if fit.status == POISSON_LIMIT or (result.family == "nbinom2" and np.isinf(result.theta)):
         message = "Theta is at infinity, so there is no overdispersion: family='poisson' says the same."
         return Check("convergence", True, message, values)
-    if is_inexact(fit.quadrature_error):
-        return Check("convergence", False, few_points(fit), values | {"quadrature_error": fit.quadrature_error})
     scale = GRADIENT * max(1.0, 1e-3 * abs(fit.loglik))
     if fit.grad > scale:
         message = f"The slope at the end of the search is {fit.grad:.2g}, which is not quite 0: treat with care."

@@ -112,6 +112,13 @@ def test_a_higher_place_elsewhere(seed):
     assert check.fit(draw(seed)).status == "not_converged"
 
 
+def test_the_check_wants_a_rule_with_too_few_points_to_say_so(monkeypatch):
+    found = check.fit(draw(7900))
+    for silent in (0.0, -found.quadrature_error):
+        monkeypatch.setattr(check, "fit", lambda drawn, silent=silent: replace(found, quadrature_error=silent))
+        assert check.check(draw(7900), optimise=False).problems == ["quadrature"]
+
+
 def test_a_second_optimum_far_from_zero():
     """A covariance matrix that is 0 with much noise within the donors, or large with little: the better one counts."""
     drawn = draw(1860)
