@@ -23,10 +23,19 @@ import numpy as np
 from scglmm._jit import entry, kernel
 
 from .families import add_inflation, derivatives, in_range, inflation_gradient, log_likelihood, set_inflation
-from .layout import G_THETA, H_THETA, RHS, SCRATCH, STEP, G, H, T
+from .layout import FROM_ETA, G_THETA, H_THETA, RHS, STEP, G, H, T, fill
 from .ldl import selected_inverse, solve_upper
 from .mode import EXACT, find_mode
-from .penalised import assemble, cholesky_inverse, factor_joint, solve_joint
+from .penalised import (
+    ROWS,
+    assemble,
+    cholesky_inverse,
+    copy_columns,
+    factor_joint,
+    multiply,
+    multiply_transposed,
+    solve_joint,
+)
 
 
 @entry
@@ -100,91 +109,119 @@ def gradient_at(extra, structure, X, joint, n_psi, v, slope, gradient, work):
     """Fill `gradient` from the factored Hessian and the derivatives of the strata; `slope` is df/dlog(theta)."""
     S, w = structure.z.shape
     p = X.shape[1]
-    q = v.size
     first_psi = gradient.size - 1 - n_psi
-    z, zl, z_column, place, psi_at = (
-        structure.z,
-        work.zl,
-        structure.z_column,
-        structure.place,
-        structure.psi_at,
-    )
+    z, zl, z_column, psi_at = structure.z, work.zl, structure.z_column, structure.psi_at
     starts, entries = structure.starts, structure.entries
-    strata, inverse, rhs = work.strata, work.inverse, work.rhs
-    rhs_beta, x_left = work.betas[RHS], work.betas[SCRATCH]
-    U, covariance = work.fixed[1], work.schur[1]
-    selected_inverse(work.values, starts, entries, inverse, work.effects)
+    strata, rows, rhs = work.strata, work.rows, work.rhs
+    g, h, a = strata[G], strata[H], strata[STEP]
+    rhs_beta = work.betas[RHS]
+    selected_inverse(work.values, starts, entries, work.inverse, work.effects)
+    leverages(structure.place, zl, work.inverse, rows, a)
     if joint:
-        for i in range(q):
+        U, covariance = work.fixed[1], work.schur[1]
+        for i in range(v.size):
             for c in range(p):
                 U[i, c] = work.fixed[0, i, c]
         solve_upper(work.values, starts, entries, U)
         cholesky_inverse(work.schur[0], covariance)
-    for i in range(gradient.size):
-        gradient[i] = 0.0
-    for i in range(q):
-        rhs[i, 0] = 0.0
-    for c in range(p):
-        rhs_beta[c] = 0.0
+        _add_fixed(z_column, X, zl, U, covariance, a, rows)
 
-    # a_s, tr(M^-1 B'H dB), and the right-hand side of q. `row` is M^-1 b_s at the effects of stratum s.
-    row = np.empty(w)
+    # tr(M^-1 B'H dB)
+    for k in range(n_psi):
+        row, column = psi_at[0, k], psi_at[1, k]
+        total = 0.0
+        for s in range(S):
+            total -= h[s] * z[s, row] * rows[s, column]
+        gradient[first_psi + k] = total
+    total = 0.0
+    for s in range(S):
+        total += a[s] * strata[H_THETA, s]
+        add_inflation(extra, s, a[s], 0.0)
+        a[s] *= 0.5 * strata[T, s]
+    slope -= 0.5 * total
+
+    # q; from here on `a` is a t / 2
+    multiply_transposed(z_column, X, zl, joint, a, rhs, rhs_beta)
+    solve_joint(starts, entries, joint, work.values, work.fixed, work.schur, rhs, rhs_beta)
+
+    from_eta = strata[FROM_ETA]
+    multiply(z_column, X, zl, joint, rhs, rhs_beta, from_eta)  # B q
+    total = 0.0
+    for s in range(S):
+        bq = from_eta[s]
+        total += bq * strata[G_THETA, s]
+        add_inflation(extra, s, 0.0, bq)
+        from_eta[s] = g[s] - a[s] + h[s] * bq
+    gradient[first_psi + n_psi] = slope - total
+    for k in range(n_psi):
+        row, column = psi_at[0, k], psi_at[1, k]
+        total = 0.0
+        for s in range(S):
+            effect = z_column[s, column]
+            total += z[s, row] * (from_eta[s] * v[effect] - g[s] * rhs[effect, 0])
+        gradient[first_psi + k] += total
+    if not joint:
+        for c in range(p):
+            total = 0.0
+            for s in range(S):
+                total += X[s, c] * from_eta[s]
+            gradient[c] = total
+
+
+@kernel
+def leverages(place, zl, inverse, rows, a):
+    """a_s = b_s' M^-1 b_s into `a` (S,), and M^-1 b_s at the effects of stratum s into `rows` (S, w)."""
+    S, w = zl.shape
+    if w == 1:  # compilers make a loop that is always short slow by preparing it to be long
+        for s in range(S):
+            rows[s, 0] = inverse[place[s, 0]] * zl[s, 0]
+            a[s] = zl[s, 0] * rows[s, 0]
+        return
     for s in range(S):
         for i in range(w):
-            row[i] = 0.0
+            rows[s, i] = 0.0
         pair = 0
         for i in range(w):
             for j in range(i + 1):
                 entry = inverse[place[s, pair]]
-                row[i] += entry * zl[s, j]
+                rows[s, i] += entry * zl[s, j]
                 if i != j:
-                    row[j] += entry * zl[s, i]
+                    rows[s, j] += entry * zl[s, i]
                 pair += 1
-        a = 0.0
-        if joint:
-            # With x~ = x - U'z, the random part of M_joint^-1 b_s loses U C x~, and a_s gains x~'C x~.
-            for c in range(p):
-                x = X[s, c]
-                for i in range(w):
-                    x -= U[z_column[s, i], c] * zl[s, i]
-                x_left[c] = x
-            for c in range(p):
-                cx = 0.0
-                for d in range(p):
-                    cx += covariance[c, d] * x_left[d]
-                a += X[s, c] * cx
-                for i in range(w):
-                    row[i] -= U[z_column[s, i], c] * cx
-        for i in range(w):
-            a += zl[s, i] * row[i]
-        for k in range(n_psi):
-            gradient[first_psi + k] -= strata[H, s] * z[s, psi_at[0, k]] * row[psi_at[1, k]]
-        slope -= 0.5 * a * strata[H_THETA, s]
-        add_inflation(extra, s, a, 0.0)
-        half = 0.5 * a * strata[T, s]
-        strata[STEP, s] = half
-        for i in range(w):
-            rhs[z_column[s, i], 0] += zl[s, i] * half
-        if joint:
-            for c in range(p):
-                rhs_beta[c] += X[s, c] * half
-    solve_joint(starts, entries, joint, work.values, work.fixed, work.schur, rhs, rhs_beta)
+    fill(a, 0.0)
+    for i in range(w):
+        for s in range(S):
+            a[s] += zl[s, i] * rows[s, i]
 
-    for s in range(S):
-        half = strata[STEP, s]
-        bq = 0.0
+
+@kernel
+def _add_fixed(z_column, X, zl, U, covariance, a, rows):
+    """Take a_s and M^-1 b_s to the joint inverse: with x~ = x - U'z they gain x~'C x~ and lose U C x~."""
+    S, w = zl.shape
+    p = X.shape[1]
+    size = min(S, ROWS)
+    x_left, u, cx = np.empty((p, size)), np.empty((w, p, size)), np.empty(size)
+    for first in range(0, S, ROWS):
+        size = min(ROWS, S - first)
+        copy_columns(X, first, size, x_left)
         for i in range(w):
-            bq += zl[s, i] * rhs[z_column[s, i], 0]
-        if joint:
             for c in range(p):
-                bq += X[s, c] * rhs_beta[c]
-        from_eta = strata[G, s] - half + strata[H, s] * bq
-        for k in range(n_psi):
-            effect = z_column[s, psi_at[1, k]]
-            gradient[first_psi + k] += z[s, psi_at[0, k]] * (from_eta * v[effect] - strata[G, s] * rhs[effect, 0])
-        if not joint:
-            for c in range(p):
-                gradient[c] += X[s, c] * from_eta
-        slope -= bq * strata[G_THETA, s]
-        add_inflation(extra, s, 0.0, bq)
-    gradient[first_psi + n_psi] = slope
+                left, own = x_left[c, :size], u[i, c, :size]
+                for k in range(size):
+                    own[k] = U[z_column[first + k, i], c]
+                for k in range(size):
+                    left[k] -= own[k] * zl[first + k, i]
+        for c in range(p):
+            for k in range(size):
+                cx[k] = 0.0
+            for d in range(p):
+                left, weight = x_left[d, :size], covariance[c, d]
+                for k in range(size):
+                    cx[k] += weight * left[k]
+            left, own = x_left[c, :size], a[first : first + size]
+            for k in range(size):
+                own[k] += left[k] * cx[k]
+            for i in range(w):
+                own = u[i, c, :size]
+                for k in range(size):
+                    rows[first + k, i] -= own[k] * cx[k]

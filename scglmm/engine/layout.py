@@ -16,15 +16,15 @@ from scglmm._jit import entry, kernel
 NODE_E, NODE_A, NODE_Y = 0, 1, 2
 
 # Rows of Work.strata: linear predictor without the offset, scratch, first derivative of the log-likelihood, curvature
-# (minus the second), derivative of the curvature, derivatives of the first two in log(theta)
-ETA, STEP, G, H, T, G_THETA, H_THETA = 0, 1, 2, 3, 4, 5, 6
+# (minus the second), derivative of the curvature, derivatives of the first two in log(theta), scratch
+ETA, STEP, G, H, T, G_THETA, H_THETA, FROM_ETA = 0, 1, 2, 3, 4, 5, 6, 7
 
 # Rows of Extra.rows: logit of the zero-inflation probability; derivatives in it of the log-likelihood, of its first
 # derivative in eta, of its curvature
 ZETA, F_ZETA, G_ZETA, H_ZETA = 0, 1, 2, 3
 
-# Rows of Work.betas: right-hand sides and solutions, gradient, scratch
-RHS, GRADIENT, SCRATCH = 0, 1, 2
+# Rows of Work.betas: right-hand sides and solutions, gradient
+RHS, GRADIENT = 0, 1
 
 MAX_ETA = 300.0  # exp(300) squared is still finite
 
@@ -57,15 +57,16 @@ class Data(NamedTuple):
 class Work(NamedTuple):
     """Scratch arrays of one model, so that nothing is allocated while it is fitted."""
 
-    strata: np.ndarray  # (7, S)
+    strata: np.ndarray  # (8, S)
     zl: np.ndarray  # (S, w) rows of Z Lambda
+    rows: np.ndarray  # (S, w) the same times the inverse of M
     values: np.ndarray  # (q + nnz,) M, then its factor
     inverse: np.ndarray  # (q + nnz,) selected inverse
     fixed: np.ndarray  # (2, q, p) V then W = L^-1 V; U = M^-1 V
     schur: np.ndarray  # (2, p, p) Schur complement of beta then its Cholesky factor; its inverse
     rhs: np.ndarray  # (q, 1)
     effects: np.ndarray  # (3, q) two rows of zeros for the sparse kernels; gradient
-    betas: np.ndarray  # (3, p)
+    betas: np.ndarray  # (2, p)
     slope: np.ndarray  # (1,) derivative in log(theta) of the log-likelihood of the nodes
 
 
@@ -77,7 +78,8 @@ def make_work(structure, X):
     q = structure.starts.shape[1] - 1
     n = q + structure.entries.shape[1]
     return Work(
-        np.zeros((7, S)),
+        np.zeros((8, S)),
+        np.zeros((S, w)),
         np.zeros((S, w)),
         np.zeros(n),
         np.zeros(n),
@@ -85,7 +87,7 @@ def make_work(structure, X):
         np.zeros((2, p, p)),
         np.zeros((q, 1)),
         np.zeros((3, q)),
-        np.zeros((3, p)),
+        np.zeros((2, p)),
         np.zeros(1),
     )
 

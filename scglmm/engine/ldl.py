@@ -13,6 +13,8 @@ import numpy as np
 
 from scglmm._jit import entry
 
+TINY, HUGE = 1e-150, 1e150  # products of two numbers between these are finite and not 0
+
 
 @entry
 def factor(values, starts, entries, work):
@@ -32,7 +34,7 @@ def factor(values, starts, entries, work):
     The logarithm of the determinant of M, or NaN when M is not positive definite.
     """
     q = starts.shape[1] - 1
-    log_det = 0.0
+    log_det, product = 0.0, 1.0  # a logarithm of every pivot would cost more than all the rest
     for j in range(q):
         start, stop = starts[0, j], starts[0, j + 1]
         pivot = values[j]
@@ -49,11 +51,17 @@ def factor(values, starts, entries, work):
                 work[entries[0, t]] = 0.0
             return np.nan
         values[j] = pivot
-        log_det += math.log(pivot)
+        if TINY < pivot < HUGE:
+            product *= pivot
+            if not TINY < product < HUGE:
+                log_det += math.log(product)
+                product = 1.0
+        else:
+            log_det += math.log(pivot)
         for t in range(start, stop):
             values[q + t] = work[entries[0, t]] / pivot
             work[entries[0, t]] = 0.0
-    return log_det
+    return log_det + math.log(product)
 
 
 @entry
@@ -71,8 +79,9 @@ def solve_upper(values, starts, entries, x):
     """Overwrite x (q, m) by the solution of D L' y = x."""
     q = starts.shape[1] - 1
     for j in range(q - 1, -1, -1):
+        per_pivot = 1.0 / values[j]
         for c in range(x.shape[1]):
-            x[j, c] /= values[j]
+            x[j, c] *= per_pivot
         for t in range(starts[0, j], starts[0, j + 1]):
             for c in range(x.shape[1]):
                 x[j, c] -= values[q + t] * x[entries[0, t], c]

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 
-from scglmm._jit import kernel
+from scglmm._jit import YES, kernel
 
 from .families import make_concave, score_curvature
 from .layout import ETA, GRADIENT, RHS, STEP, G
-from .penalised import assemble, factor_joint, scaled_rows, solve_joint
+from .penalised import assemble, factor_joint, multiply, multiply_transposed, scaled_rows, solve_joint
 
 MAX_NEWTON = 200
 MAX_STEP = 4.0  # largest change of a linear predictor in one step: a factor of 55 in the mean
@@ -31,14 +31,13 @@ def find_mode(data, structure, X, psi, theta, joint, beta, v, work, tolerance):
     -------
     The number of Newton steps, or -1 when the mode was not reached.
     """
-    S, w = structure.z.shape
-    p = X.shape[1]
+    S, p = X.shape
     z_column, starts, entries = structure.z_column, structure.starts, structure.entries
     zl, strata, values, fixed, schur = work.zl, work.strata, work.values, work.fixed, work.schur
     rhs, grad_v = work.rhs, work.effects[2]
     rhs_beta, grad_beta = work.betas[RHS], work.betas[GRADIENT]
     scaled_rows(structure, psi, zl)
-    linear_predictor(z_column, X, zl, beta, v, strata)
+    multiply(z_column, X, zl, YES, v.reshape(v.size, 1), beta, strata[ETA])
     score_curvature(data.extra, data, theta, strata)
     for iteration in range(MAX_NEWTON):
         assemble(z_column, structure.place, X, zl, strata, joint, values, fixed, schur)
@@ -59,16 +58,10 @@ def find_mode(data, structure, X, psi, theta, joint, beta, v, work, tolerance):
                 slope += grad_beta[c] * rhs_beta[c]
         if not math.isfinite(slope):
             return -1
+        multiply(z_column, X, zl, joint, rhs, rhs_beta, strata[STEP])
         largest = 0.0
         for s in range(S):
-            change = 0.0
-            if joint:
-                for c in range(p):
-                    change += X[s, c] * rhs_beta[c]
-            for a in range(w):
-                change += zl[s, a] * rhs[z_column[s, a], 0]
-            strata[STEP, s] = change
-            largest = max(largest, abs(change))
+            largest = max(largest, abs(strata[STEP, s]))
         length = min(1.0, MAX_STEP / largest) if largest > 0.0 else 1.0
         done = slope < tolerance and length == 1.0
         moved = 0.0
@@ -108,29 +101,8 @@ def _factor_concave(extra, structure, X, joint, work):
 
 
 @kernel
-def linear_predictor(z_column, X, zl, beta, v, strata):
-    """Linear predictor of every stratum, without the offset."""
-    S, w = zl.shape
-    for s in range(S):
-        total = 0.0
-        for c in range(X.shape[1]):
-            total += X[s, c] * beta[c]
-        for a in range(w):
-            total += zl[s, a] * v[z_column[s, a]]
-        strata[ETA, s] = total
-
-
-@kernel
 def _gradient(z_column, X, zl, strata, v, joint, rhs, rhs_beta):
     """Gradient of the penalised log-likelihood: [(Z Lambda)'g - v; X'g]."""
-    S, w = zl.shape
+    multiply_transposed(z_column, X, zl, joint, strata[G], rhs, rhs_beta)
     for i in range(v.size):
-        rhs[i, 0] = -v[i]
-    for c in range(X.shape[1]):
-        rhs_beta[c] = 0.0
-    for s in range(S):
-        for a in range(w):
-            rhs[z_column[s, a], 0] += zl[s, a] * strata[G, s]
-        if joint:
-            for c in range(X.shape[1]):
-                rhs_beta[c] += X[s, c] * strata[G, s]
+        rhs[i, 0] -= v[i]

@@ -16,8 +16,10 @@ import numpy as np
 
 from scglmm._jit import kernel
 
-from .layout import H
+from .layout import H, fill
 from .ldl import factor, solve_lower, solve_upper
+
+ROWS = 256  # that are multiplied together: they stay in the cache
 
 
 @kernel
@@ -50,22 +52,14 @@ def assemble(z_column, place, X, zl, strata, joint, values, fixed, schur):
                 pair += 1
     if not joint:
         return
-    for i in range(q):
-        for c in range(p):
-            fixed[0, i, c] = 0.0
+    # Coefficients outside, strata inside: compilers make a short inner loop slow by preparing it to be a long one.
     for c in range(p):
-        for d in range(p):
-            schur[0, c, d] = 0.0
-    for s in range(S):
+        for i in range(q):
+            fixed[0, i, c] = 0.0
         for a in range(w):
-            scaled = strata[H, s] * zl[s, a]
-            row = z_column[s, a]
-            for c in range(p):
-                fixed[0, row, c] += scaled * X[s, c]
-        for c in range(p):
-            scaled = strata[H, s] * X[s, c]
-            for d in range(c + 1):
-                schur[0, c, d] += scaled * X[s, d]
+            for s in range(S):
+                fixed[0, z_column[s, a], c] += strata[H, s] * zl[s, a] * X[s, c]
+    weighted_gram(X, strata[H], schur[0])
 
 
 @kernel
@@ -79,15 +73,97 @@ def factor_joint(starts, entries, joint, values, fixed, schur, zeros):
     log_m = factor(values, starts, entries, zeros)
     if not joint or not math.isfinite(log_m):
         return log_m
-    V = fixed[0]
-    solve_lower(values, starts, entries, V)
-    q, p = V.shape
-    for i in range(q):
-        for c in range(p):
-            scaled = V[i, c] / values[i]
-            for d in range(c + 1):
-                schur[0, c, d] -= scaled * V[i, d]
+    solve_lower(values, starts, entries, fixed[0])
+    for i in range(zeros.size):
+        zeros[i] = -1.0 / values[i]
+    add_weighted_gram(fixed[0], zeros, schur[0])
+    fill(zeros, 0.0)
     return log_m + cholesky(schur[0])
+
+
+@kernel
+def multiply(z_column, X, zl, joint, rhs, rhs_beta, out):
+    """[Z Lambda, X] times the vector (q, 1), (p,), into `out` (S,); without X unless `joint`."""
+    S, w = zl.shape
+    for s in range(S):
+        out[s] = 0.0
+    if joint:
+        for c in range(X.shape[1]):
+            for s in range(S):
+                out[s] += X[s, c] * rhs_beta[c]
+    for a in range(w):
+        for s in range(S):
+            out[s] += zl[s, a] * rhs[z_column[s, a], 0]
+
+
+@kernel
+def multiply_transposed(z_column, X, zl, joint, values, rhs, rhs_beta):
+    """Transpose of [Z Lambda, X] times `values` (S,), into (q, 1), (p,); the latter 0 unless `joint`."""
+    S, w = zl.shape
+    for i in range(rhs.shape[0]):
+        rhs[i, 0] = 0.0
+    fill(rhs_beta, 0.0)
+    for a in range(w):
+        for s in range(S):
+            rhs[z_column[s, a], 0] += zl[s, a] * values[s]
+    if joint:
+        for c in range(X.shape[1]):
+            total = 0.0
+            for s in range(S):
+                total += X[s, c] * values[s]
+            rhs_beta[c] = total
+
+
+@kernel
+def weighted_gram(X, weight, out):
+    """Lower triangle of X'WX into `out` (p, p), for X (n, p) and W = diag(weight); the rest becomes 0."""
+    for c in range(out.shape[0]):
+        for d in range(out.shape[1]):
+            out[c, d] = 0.0
+    add_weighted_gram(X, weight, out)
+
+
+@kernel
+def add_weighted_gram(X, weight, out):
+    """Add the lower triangle of X'WX."""
+    n, p = X.shape
+    columns, weighted = np.empty((p, min(n, ROWS))), np.empty(min(n, ROWS))
+    for first in range(0, n, ROWS):
+        size = min(ROWS, n - first)
+        copy_columns(X, first, size, columns)
+        for c in range(p):
+            x = columns[c, :size]
+            for k in range(size):
+                weighted[k] = weight[first + k] * x[k]
+            for d in range(c + 1):
+                out[c, d] += dot(weighted[:size], columns[d, :size])
+
+
+@kernel
+def copy_columns(X, first, size, out):
+    """Put `size` rows of X (n, p) from `first` on into the beginning of `out` (p, m), column by column.
+
+    Compilers turn loops over such columns into vector instructions, and leave sums over a handful of them as they are.
+    """
+    for c in range(out.shape[0]):
+        column = out[c, :size]
+        for k in range(size):
+            column[k] = X[first + k, c]
+
+
+@kernel
+def dot(x, y):
+    """Inner product in four strands, so that no addition waits for the one before it; always in this order."""
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    whole = x.size // 4 * 4
+    for k in range(0, whole, 4):
+        a += x[k] * y[k]
+        b += x[k + 1] * y[k + 1]
+        c += x[k + 2] * y[k + 2]
+        d += x[k + 3] * y[k + 3]
+    for k in range(whole, x.size):
+        a += x[k] * y[k]
+    return (a + b) + (c + d)
 
 
 @kernel
@@ -102,8 +178,8 @@ def solve_joint(starts, entries, joint, values, fixed, schur, rhs, rhs_beta):
             for c in range(p):
                 rhs_beta[c] -= W[i, c] * scaled
         cholesky_solve(schur[0], rhs_beta)
-        for i in range(q):
-            for c in range(p):
+        for c in range(p):
+            for i in range(q):
                 rhs[i, 0] -= W[i, c] * rhs_beta[c]
     solve_upper(values, starts, entries, rhs)
 

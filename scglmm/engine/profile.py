@@ -12,10 +12,10 @@ import numpy as np
 
 from scglmm._jit import NO, YES, entry, kernel
 
-from .laplace import laplace
-from .layout import GRADIENT, STEP, G, H, T
+from .laplace import laplace, leverages
+from .layout import FROM_ETA, GRADIENT, STEP, G, H, T
 from .optimise import LOG_THETA_MAX, LOG_THETA_MIN
-from .penalised import solve_joint
+from .penalised import multiply, multiply_transposed, solve_joint
 
 MAX_STEPS = 8
 CURVATURE_STEP = 0.02
@@ -108,34 +108,22 @@ def _laplace_beta(structure, X, beta, work, found):
     Laplace likelihood there needs nothing that the REML criterion has not left in `work`:
     X'(g - a t/2) + X'H Z Lambda q with a_s = z_s' M^-1 z_s and q = M^-1 Lambda'Z'(a t)/2 (see `scglmm.engine.laplace`).
     """
-    S, w = structure.z.shape
-    p = X.shape[1]
-    zl, z_column, place = work.zl, structure.z_column, structure.place
+    S, p = X.shape
+    zl, rows, z_column = work.zl, work.rows, structure.z_column
     strata, rhs, gradient = work.strata, work.rhs, work.betas[GRADIENT]
-    for i in range(rhs.shape[0]):
-        rhs[i, 0] = 0.0
+    half, from_eta = strata[STEP], strata[FROM_ETA]
+    leverages(structure.place, zl, work.inverse, rows, half)
     for s in range(S):
-        a = 0.0
-        pair = 0
-        for i in range(w):
-            for j in range(i + 1):
-                both = 1.0 if i == j else 2.0
-                a += both * work.inverse[place[s, pair]] * zl[s, i] * zl[s, j]
-                pair += 1
-        half = 0.5 * a * strata[T, s]
-        strata[STEP, s] = half
-        for i in range(w):
-            rhs[z_column[s, i], 0] += zl[s, i] * half
+        half[s] *= 0.5 * strata[T, s]
+    multiply_transposed(z_column, X, zl, NO, half, rhs, gradient)
     solve_joint(structure.starts, structure.entries, NO, work.values, work.fixed, work.schur, rhs, gradient)
+    multiply(z_column, X, zl, NO, rhs, gradient, from_eta)
+    for s in range(S):
+        from_eta[s] = strata[G, s] - half[s] + strata[H, s] * from_eta[s]
     for c in range(p):
         gradient[c] = 0.0
-    for s in range(S):
-        bq = 0.0
-        for i in range(w):
-            bq += zl[s, i] * rhs[z_column[s, i], 0]
-        slope = strata[G, s] - strata[STEP, s] + strata[H, s] * bq
-        for c in range(p):
-            gradient[c] += X[s, c] * slope
+        for s in range(S):
+            gradient[c] += X[s, c] * from_eta[s]
     for c in range(p):
         found[c] = beta[c]
         for d in range(p):
