@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -35,14 +35,19 @@ class TermParameters:
 
 def term_parameters(structure: Structure, first: int) -> list[TermParameters]:
     """List the parameters of every term; those of the first begin at position `first`."""
-    row, column, term = structure.psi_at
+    return list(_term_parameters(structure.psi_at.tobytes(), first))  # the same for every gene
+
+
+@lru_cache(maxsize=64)
+def _term_parameters(psi_at: bytes, first: int) -> tuple[TermParameters, ...]:
+    row, column, term = np.frombuffer(psi_at, np.int32).reshape(3, -1)
     terms = []
     for t in np.unique(term):
         at = np.flatnonzero(term == t)
         slot = int(row[at].min())
         diagonal = row[at] == column[at]
         terms.append(TermParameters(slot, int(diagonal.sum()), first + at, column[at] - slot, diagonal))
-    return terms
+    return tuple(terms)
 
 
 def root_of(psi: np.ndarray, c: int) -> np.ndarray:

@@ -15,12 +15,14 @@ from scglmm._jit import entry, kernel
 from .expansion import CENTRAL, EXPANDED, expand
 from .laplace import laplace
 from .layout import Data, copy_into
+from .penalised import cholesky, cholesky_inverse
 
 FORWARD = 1e-3
+SMALLEST = 0.02  # of the eigenvalues of a Hessian that is used as a metric
 
 
 @entry
-def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, work, d_covariance, d_beta):
+def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, work, d_covariance, d_beta, d_v):
     """Hessian of the criterion over the free parameters.
 
     Parameters
@@ -32,6 +34,8 @@ def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, wo
     d_covariance, d_beta
         Zeros (n, p, p) and (n, p). For REML the derivatives of the covariance of beta at fixed variances and of beta
         itself with respect to each parameter when `central`.
+    d_v
+        (n, q). For plain NB2 the derivatives of the mode with respect to each parameter; `d_beta` as well, then.
 
     Returns
     -------
@@ -41,7 +45,7 @@ def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, wo
     result = np.zeros((n, n))
     fill_rows(
         data.extra, data, structure, X, joint, par, free, central, beta, v, gradient, work,
-        d_covariance, d_beta, result,
+        d_covariance, d_beta, d_v, result,
     )  # fmt: skip
     first = 0 if joint else p
     exact = central or data.extra is None
@@ -58,14 +62,14 @@ def hessian(data, structure, X, joint, par, free, central, beta, v, gradient, wo
 
 @kernel
 def fill_rows(
-    extra, data, structure, X, joint, par, free, central, beta, v, gradient, work, d_covariance, d_beta, result
+    extra, data, structure, X, joint, par, free, central, beta, v, gradient, work, d_covariance, d_beta, d_v, result
 ):
     """Fill the rows of the Hessian: of plain NB2 by expansion, of other families by evaluations."""
     if extra is None:
-        moves = np.zeros((par.size, v.size))
         delta = CENTRAL if central else EXPANDED
-        moves_beta = d_beta if central else np.zeros((par.size, X.shape[1]))
-        expand(data, structure, X, joint, par, free, delta, central, v, work, moves, moves_beta, result, d_covariance)
+        expand(
+            data, structure, X, joint, par, free, delta, central, v, gradient, work, d_v, d_beta, result, d_covariance
+        )
     else:
         _differences(
             data, structure, X, joint, par, free, central, beta, v, gradient, work, d_covariance, d_beta, result
@@ -133,6 +137,8 @@ def positive_inverse(a: np.ndarray, free: np.ndarray) -> np.ndarray:
     Eigenvalues of the matrix scaled to unit diagonal are replaced by their absolute values, bounded away from 0.
     """
     result = np.zeros_like(a)
+    if _invert(a, free, 1.0 / SMALLEST, result):
+        return result
     reduced = a if free.all() else a[free][:, free]
     diagonal = np.abs(reduced.diagonal())
     scale = 1 / np.sqrt(np.where(diagonal > 1e-10, diagonal, 1.0))  # false for NaN as well
@@ -141,13 +147,46 @@ def positive_inverse(a: np.ndarray, free: np.ndarray) -> np.ndarray:
     if not np.isfinite(scaled).all():
         scaled = np.where(np.isfinite(scaled), scaled, np.eye(len(scaled)))
     values, vectors = np.linalg.eigh(scaled)
-    inverse = (vectors / np.maximum(0.02, np.abs(values))) @ vectors.T * scale
+    inverse = (vectors / np.maximum(SMALLEST, np.abs(values))) @ vectors.T * scale
+    result[:] = 0.0
     result[np.outer(free, free)] = inverse.ravel()
     return result
 
 
+@entry
+def _invert(a, free, largest, result):
+    """Invert minus a Hessian over the free parameters, where that is plainly positive definite, into `result`.
+
+    Returns
+    -------
+    False, and scratch in `result`, unless all eigenvalues of the inverse, scaled as the matrix to unit diagonal, are
+    below `largest`: the root of their sum of squares is.
+    """
+    at = np.flatnonzero(free)
+    n = at.size
+    scale, scaled, inverse = np.empty(n), np.empty((n, n)), np.empty((n, n))
+    for i in range(n):
+        if not a[at[i], at[i]] < -1e-10:
+            return False
+        scale[i] = 1.0 / math.sqrt(-a[at[i], at[i]])
+    for i in range(n):
+        for j in range(n):
+            scaled[i, j] = -a[at[i], at[j]] * scale[i] * scale[j]
+    if not math.isfinite(cholesky(scaled)):
+        return False
+    cholesky_inverse(scaled, inverse)
+    squares = 0.0
+    for i in range(n):
+        for j in range(n):
+            squares += inverse[i, j] * inverse[i, j]
+            result[at[i], at[j]] = inverse[i, j] * scale[i] * scale[j]
+    return math.sqrt(squares) < largest
+
+
 def negative_definite(a: np.ndarray, free: np.ndarray) -> bool:
     """Whether a Hessian over the free parameters is finite and negative definite."""
+    if _invert(a, free, 1.0 / SMALLEST, np.empty_like(a)):
+        return True
     reduced = a[free][:, free]
     diagonal = reduced.diagonal()
     if not (np.isfinite(reduced).all() and (diagonal < 0).all()):

@@ -22,7 +22,7 @@ from scglmm._jit import kernel
 
 from .histogram import histogram_curvature
 from .laplace import gradient_at
-from .layout import G_THETA, H_THETA, RHS, G, H, T, copy_into
+from .layout import G_THETA, H_THETA, RHS, G, H, T, copy_into, fill
 from .nb2 import second_order
 from .penalised import assemble, factor_joint, scaled_rows, solve_joint
 
@@ -34,7 +34,9 @@ OF_G, OF_H, OF_T, OF_G_THETA, OF_H_THETA, T_ETA, T_THETA, G_THETA_2, H_THETA_2 =
 
 
 @kernel
-def expand(data, structure, X, joint, par, free, delta, central, v, work, moves, moves_beta, result, d_covariance):
+def expand(
+    data, structure, X, joint, par, free, delta, central, v, gradient, work, d_v, d_beta, result, d_covariance
+):
     """Fill the Hessian, not yet symmetric.
 
     Parameters
@@ -43,10 +45,11 @@ def expand(data, structure, X, joint, par, free, delta, central, v, work, moves,
         (n,) parameters whose rows are wanted.
     delta, central
         Step; whether to both sides or forward.
-    v, work
-        The mode at `par`, and what the evaluation there has left; `work` is overwritten.
-    moves, moves_beta
-        Result (n, q) and (n, p): derivatives of v and, when `joint`, beta in every parameter.
+    v, gradient, work
+        The mode at `par`, the gradient, and what the evaluation there has left; `work` is overwritten.
+    d_v, d_beta
+        Result (n, q) and (n, p): derivatives of v and, when `joint`, beta in every parameter; 0 for one that is not
+        free.
     result
         Zeros (n, n).
     d_covariance
@@ -72,8 +75,10 @@ def expand(data, structure, X, joint, par, free, delta, central, v, work, moves,
     if n_exact > 0:
         _bends(structure, there, work, bends)
     for i in range(n):
+        fill(d_v[i], 0.0)
+        fill(d_beta[i], 0.0)
         if free[i]:
-            _move(structure, X, joint, i, first_psi, v, there, direction, work, moves[i], moves_beta[i])
+            _move(structure, X, joint, i, first_psi, v, there, direction, work, d_v[i], d_beta[i])
     with_covariance = joint and central
     U, AU = np.zeros((p, q)), np.zeros((p, S))
     if with_covariance:
@@ -81,10 +86,10 @@ def expand(data, structure, X, joint, par, free, delta, central, v, work, moves,
             _column_of_beta(structure, X, c, work, U[c], AU[c])
 
     psi = par[first_psi : n - 1].copy()
-    base, gradient, v_there = np.zeros(n), np.empty(n), np.empty(q)
+    base, moved_gradient, v_there = np.zeros(n), np.empty(n), np.empty(q)
     if not central:
-        _restore(structure, X, joint, psi, there, work)
-        gradient_at(None, structure, X, joint, n_psi, v, 0.0, base, work)
+        copy_into(base, gradient)
+        base[n - 1] -= work.slope[1]  # a constant, of which a move sees only the change
     for i in range(n):
         if not free[i]:
             continue
@@ -92,7 +97,7 @@ def expand(data, structure, X, joint, par, free, delta, central, v, work, moves,
         scaled_rows(structure, psi, work.zl)
         slope = curvature if i == n - 1 else 0.0
         e = 1.0 if i == n - 1 else 0.0
-        _add_move(structure, X, joint, moves[i], moves_beta[i], work.zl, direction)
+        _add_move(structure, X, joint, d_v[i], d_beta[i], work.zl, direction)
         if i < n_exact:
             _row_of_beta(X, i, there, direction, bends, moved, result)
             continue
@@ -115,14 +120,14 @@ def expand(data, structure, X, joint, par, free, delta, central, v, work, moves,
                 strata[G_THETA, s] = there[OF_G_THETA, s] - there[OF_H_THETA, s] * by + there[G_THETA_2, s] * to
                 strata[H_THETA, s] = there[OF_H_THETA, s] + there[T_THETA, s] * by + there[H_THETA_2, s] * to
             for k in range(q):
-                v_there[k] = v[k] + step * moves[i, k]
+                v_there[k] = v[k] + step * d_v[i, k]
             if first_psi <= i < n - 1:
                 psi[i - first_psi] = par[i] + step
                 scaled_rows(structure, psi, work.zl)
             finite = _factor(structure, X, joint, work)
-            gradient_at(None, structure, X, joint, n_psi, v_there, step * slope, gradient, work)
+            gradient_at(None, structure, X, joint, n_psi, v_there, step * slope, moved_gradient, work)
             for j in range(n):
-                result[i, j] += weight * (gradient[j] - base[j]) if finite else np.nan
+                result[i, j] += weight * (moved_gradient[j] - base[j]) if finite else np.nan
         if first_psi <= i < n - 1:
             psi[i - first_psi] = par[i]
         for c in range(n_exact):
@@ -153,17 +158,6 @@ def _row_of_beta(X, i, there, direction, bends, moved, result):
             total += direction[s] * (bends[s] * moved[c, s] - there[OF_H, s] * X[s, c])
         result[i, c] = total
         result[c, i] = total
-
-
-@kernel
-def _restore(structure, X, joint, psi, there, work):
-    """Bring `work` back to the mode: the strata that the gradient uses as scratch, and the factor."""
-    strata = work.strata
-    for s in range(structure.z.shape[0]):
-        strata[G, s], strata[H, s], strata[T, s] = there[OF_G, s], there[OF_H, s], there[OF_T, s]
-        strata[G_THETA, s], strata[H_THETA, s] = there[OF_G_THETA, s], there[OF_H_THETA, s]
-    scaled_rows(structure, psi, work.zl)
-    _factor(structure, X, joint, work)
 
 
 @kernel

@@ -96,6 +96,7 @@ def laplace(data, structure, X, joint, with_theta, par, beta, v, gradient, work)
     log_det = factor_joint(starts, entries, joint, work.values, work.fixed, work.schur, work.effects[0])
     if not math.isfinite(log_det):
         return np.nan
+    work.slope[1] = slope
     value -= 0.5 * log_det
     if joint:
         value += 0.5 * X.shape[1] * math.log(2.0 * math.pi)
@@ -107,8 +108,7 @@ def laplace(data, structure, X, joint, with_theta, par, beta, v, gradient, work)
 @kernel
 def gradient_at(extra, structure, X, joint, n_psi, v, slope, gradient, work):
     """Fill `gradient` from the factored Hessian and the derivatives of the strata; `slope` is df/dlog(theta)."""
-    S, w = structure.z.shape
-    p = X.shape[1]
+    S, p = X.shape
     first_psi = gradient.size - 1 - n_psi
     z, zl, z_column, psi_at = structure.z, work.zl, structure.z_column, structure.psi_at
     starts, entries = structure.starts, structure.entries

@@ -67,7 +67,7 @@ class Work(NamedTuple):
     rhs: np.ndarray  # (q, 1)
     effects: np.ndarray  # (3, q) two rows of zeros for the sparse kernels; gradient
     betas: np.ndarray  # (2, p)
-    slope: np.ndarray  # (1,) derivative in log(theta) of the log-likelihood of the nodes
+    slope: np.ndarray  # (2,) derivatives in log(theta) of the log-likelihoods of the nodes, and of all of them
 
 
 @entry
@@ -88,7 +88,7 @@ def make_work(structure, X):
         np.zeros((q, 1)),
         np.zeros((3, q)),
         np.zeros((2, p)),
-        np.zeros(1),
+        np.zeros(2),
     )
 
 

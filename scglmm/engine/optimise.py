@@ -32,7 +32,7 @@ MAX_THETA_STEP = 3.0
 
 
 @entry
-def maximise(data, structure, X, joint, par, value, metric, theta_stop, beta, v, gradient, work):
+def maximise(data, structure, X, joint, par, value, metric, theta_stop, beta, v, gradient, work, d_v, d_beta):
     """Climb with backtracking from `par`, which is overwritten by the best point.
 
     Parameters
@@ -41,6 +41,9 @@ def maximise(data, structure, X, joint, par, value, metric, theta_stop, beta, v,
         What an evaluation at `par` has left.
     metric
         (n, n) inverse of minus the Hessian to start with; overwritten. Parameters with a zero row stay where they are.
+    d_v, d_beta
+        (n, q) and (n, p) derivatives of the mode at `par` in every parameter, 0 where they are not known: from them
+        the mode of the next point is foretold. Overwritten.
     theta_stop
         Return `STOPPED_AT_THETA` when log(theta) has passed this value upwards.
 
@@ -56,8 +59,6 @@ def maximise(data, structure, X, joint, par, value, metric, theta_stop, beta, v,
     for i in range(n):
         free[i] = metric[i, i] > 0.0
     newton = is_cheap(data.extra, data, n)
-    moves, moves_beta = np.zeros((n, q)), np.zeros((n, p))  # of the mode, known where Newton's step was made
-    known = False
     direction, trial, trial_gradient = np.empty(n), np.empty(n), np.empty(n)
     step, change = np.empty(n), np.empty(n)
     trial_beta, trial_v = beta.copy(), v.copy()
@@ -76,14 +77,13 @@ def maximise(data, structure, X, joint, par, value, metric, theta_stop, beta, v,
             trial[n - 1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, trial[n - 1]))
             copy_into(trial_beta, beta)
             copy_into(trial_v, v)
-            if known:
-                for i in range(n):
-                    by = trial[i] - par[i]
-                    for k in range(q):
-                        trial_v[k] += by * moves[i, k]
-                    if joint:
-                        for c in range(p):
-                            trial_beta[c] += by * moves_beta[i, c]
+            for i in range(n):
+                by = trial[i] - par[i]
+                for k in range(q):
+                    trial_v[k] += by * d_v[i, k]
+                if joint:
+                    for c in range(p):
+                        trial_beta[c] += by * d_beta[i, c]
             trial_value = laplace(data, structure, X, joint, YES, trial, trial_beta, trial_v, trial_gradient, work)
             n_eval += 1
             if math.isfinite(trial_value) and trial_value >= value + 1e-4 * length * slope:
@@ -120,8 +120,9 @@ def maximise(data, structure, X, joint, par, value, metric, theta_stop, beta, v,
             return value, n_eval, STOPPED_AT_THETA
         exact = False
         if newton and slope > FAR:
-            known = True
-            exact = newton_metric(data.extra, data, structure, X, joint, par, free, v, work, moves, moves_beta, metric)
+            exact = newton_metric(
+                data.extra, data, structure, X, joint, par, free, v, gradient, work, d_v, d_beta, metric
+            )
         if not exact:
             _bfgs_update(metric, step, change)
     return value, n_eval, NOT_CONVERGED
@@ -134,7 +135,7 @@ def is_cheap(extra, data, n):
 
 
 @kernel
-def newton_metric(extra, data, structure, X, joint, par, free, v, work, moves, moves_beta, metric):
+def newton_metric(extra, data, structure, X, joint, par, free, v, gradient, work, d_v, d_beta, metric):
     """Put the inverse of minus the Hessian into `metric`; False, and nothing done, when it is not positive definite.
 
     An infinite mean of the counts or a variance near 0 may leave a Hessian that is nearly singular: then the update
@@ -145,7 +146,7 @@ def newton_metric(extra, data, structure, X, joint, par, free, v, work, moves, m
     n = par.size
     hessian = np.zeros((n, n))
     expand(
-        data, structure, X, joint, par, free, EXPANDED, False, v, work, moves, moves_beta, hessian,
+        data, structure, X, joint, par, free, EXPANDED, False, v, gradient, work, d_v, d_beta, hessian,
         np.zeros((0, 0, 0)),
     )  # fmt: skip
     scale = np.ones(n)

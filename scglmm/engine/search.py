@@ -44,6 +44,7 @@ class Search:
         self.first = self.first_zi + (0 if data.extra is None else data.extra.zi.shape[1])
         n = self.first + n_psi + 1
         self.terms = term_parameters(structure, self.first)
+        self.intercepts = all(term.c == 1 for term in self.terms)  # no term has several columns
         self.par, self.gradient = np.zeros(n), np.zeros(n)
         self.beta, self.v = np.zeros(p), np.zeros(structure.starts.shape[1] - 1)
         self.free = np.ones(n, np.bool_)
@@ -52,7 +53,9 @@ class Search:
         self.metric = np.zeros((n, n))
         self.hessian = np.zeros((n, n))
         self.d_covariance, self.d_beta = np.zeros((n, p, p)), np.zeros((n, p))
+        self.d_v = np.zeros((n, self.v.size))
         self.value, self.status, self.n_eval = math.nan, NOT_CONVERGED, 0
+        self.evaluated = False  # whether the scratch arrays hold the current point
         self.at_limit, self.log_theta_before, self.limits = False, 0.0, 0
         self.theta_stop = THETA_STOP if self.has_theta else math.inf
         self.refused = [0] * len(self.terms)  # how often the criterion was found to rise from 0
@@ -89,6 +92,7 @@ class Search:
     def evaluate(self) -> float:
         """Criterion and gradient at the current point."""
         self.n_eval += 1
+        self.evaluated = True
         return laplace(*self.model[:4], True, self.par, self.beta, self.v, self.gradient, self.work)
 
     def climb(self) -> None:
@@ -100,15 +104,20 @@ class Search:
 
     def _maximise(self, theta_stop: float) -> None:
         self.value, spent, self.status = maximise(
-            *self.model, self.par, self.value, self.metric, theta_stop, self.beta, self.v, self.gradient, self.work
-        )
+            *self.model, self.par, self.value, self.metric, theta_stop, self.beta, self.v, self.gradient, self.work,
+            self.d_v, self.d_beta,
+        )  # fmt: skip
         self.n_eval += spent
+        self.evaluated = False
 
     def _hessian(self, *, central: bool) -> np.ndarray:
+        if not self.evaluated:
+            self.value = self.evaluate()
         self.n_eval += n_evaluations(self.model[0], self.free, self.first, central)
+        self.evaluated = False
         return hessian(
             *self.model, self.par, self.free, central, self.beta, self.v, self.gradient, self.work,
-            self.d_covariance, self.d_beta,
+            self.d_covariance, self.d_beta, self.d_v,
         )  # fmt: skip
 
     def steepest_rise(self, term: TermParameters) -> float:
@@ -239,11 +248,14 @@ class Search:
         """Step by an inverse of minus the Hessian, if it is small; returned is twice the rise that it promises."""
         # The gradient of parameters that are not free takes no part: their rows of the inverse are 0.
         step = inverse @ self.gradient
-        step[-1] = np.clip(step[-1], -1.0, 1.0)  # near the Poisson limit theta hardly matters
+        step[-1] = min(1.0, max(-1.0, step[-1]))  # near the Poisson limit theta hardly matters
         rise = float(step @ self.gradient)
         if 0 <= rise < NEAR:
+            self.evaluated = False
             self.par += step
             self.par[-1] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, self.par[-1]))
+            self.v += step @ self.d_v  # where the mode will be
+            self.beta += step @ self.d_beta
         return rise
 
     def largest_sd(self) -> float:
@@ -266,3 +278,4 @@ class Search:
         """Undo a move."""
         for name, value in before.items():
             setattr(self, name, value)
+        self.evaluated = False

@@ -38,7 +38,7 @@ def settle_variances(search: Search) -> bool:
     -------
     Whether anything changed, so that the search has to go on.
     """
-    if all(term.c == 1 for term in search.terms) and not (np.abs(search.par[search.sds]) <= SMALL_PSI).any():
+    if search.intercepts and not (np.abs(search.par[search.sds]) <= SMALL_PSI).any():
         return False
     # What is 0 already can be settled together; what is merely small changes the others when it is taken away.
     zero = _small_directions(search, ZERO_PSI)
@@ -171,5 +171,5 @@ def _is_weak(search: Search, term: TermParameters) -> bool:
     """Whether every standard deviation of a term is within a few standard errors of 0."""
     free = search.free[term.entries]
     sds = term.entries[term.diagonal & free]
-    error = np.sqrt(np.maximum(0.0, np.diag(search.metric)[sds]))
+    error = np.sqrt(np.maximum(0.0, search.metric[sds, sds]))
     return bool(free.any() and (np.abs(search.par[sds]) < WEAK * error).all())

@@ -333,6 +333,8 @@ def _variance(eta: np.ndarray, n_cells: np.ndarray) -> float:
 
 def inverse_information(hessian: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Inverse of minus the Hessian over the free parameters, 0 elsewhere."""
+    if free.all():
+        return np.linalg.inv(-hessian)
     result = np.zeros_like(hessian)
     at = np.ix_(free, free)
     result[at] = np.linalg.inv(-hessian[at])

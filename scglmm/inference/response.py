@@ -205,7 +205,7 @@ def _covariance_slopes(model: Compressed, fitted: Fit, work: Work) -> np.ndarray
     d_covariance, gradient = np.zeros((n, p, p)), np.empty(n)
     hessian(
         model.data, frame.structure, frame.Q, True, par, fitted.free[p:], True, fitted.beta.copy(), fitted.v.copy(),
-        gradient, work, d_covariance, np.zeros((n, p)),
+        gradient, work, d_covariance, np.zeros((n, p)), np.zeros((n, fitted.v.size)),
     )  # fmt: skip
     return d_covariance
 

@@ -29,6 +29,8 @@ def separating_direction(Q: np.ndarray, counts: np.ndarray) -> np.ndarray | None
     (p,) direction d with Q d = 0 where there are counts and Q d <= 0 elsewhere.
     """
     positive = counts > 0
+    if positive.all():
+        return None
     null = null_space(Q[positive])
     if null.shape[1] == 0:
         return None

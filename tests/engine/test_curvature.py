@@ -23,7 +23,7 @@ def hessian_of(model, par, gradient, beta, v, joint, *, central=True, free=None)
     _, gradient, beta, v = model.evaluate(par, joint=joint, beta=beta, v=v)  # a Hessian overwrites the scratch arrays
     result = curvature.hessian(
         model.data, model.structure, model.X, joint, par.copy(), free, central, beta, v, gradient, model.work,
-        d_covariance, d_beta,
+        d_covariance, d_beta, np.zeros((n, v.size)),
     )  # fmt: skip
     return result, d_covariance, d_beta
 
@@ -88,12 +88,27 @@ def test_rows_of_fixed_parameters_are_zero(joint, as_python):
 @BOTH
 def test_rough_hessian_is_close(joint, as_python):
     model, par, gradient, beta, v = state("slope", joint)
-    exact, *_ = hessian_of(model, par, gradient, beta, v, joint)
+    exact, _, exact_d_beta = hessian_of(model, par, gradient, beta, v, joint)
     rough, d_covariance, d_beta = hessian_of(model, par, gradient, beta, v, joint, central=False)
     size = np.sqrt(np.outer(np.abs(np.diag(exact)), np.abs(np.diag(exact))))
     assert np.abs((rough - exact) / size).max() < 0.01
     assert not d_covariance.any()
-    assert not d_beta.any()
+    assert d_beta == pytest.approx(exact_d_beta, rel=1e-10)  # no difference: the mode's move by itself
+
+
+@BOTH
+def test_the_move_of_the_mode_against_differences(joint, as_python):
+    model, par, gradient, beta, v = state("crossed", joint)
+    _, gradient, beta, v = model.evaluate(par, joint=joint, beta=beta, v=v)
+    n = par.size
+    d_v, d_covariance = np.full((n, v.size), np.nan), np.zeros((n, model.p, model.p))
+    curvature.hessian(
+        model.data, model.structure, model.X, joint, par.copy(), np.ones(n, bool), False, beta, v, gradient, model.work,
+        d_covariance, np.zeros((n, model.p)), d_v,
+    )  # fmt: skip
+    for k in range(v.size):
+        expected = richardson(lambda x, k=k: model.evaluate(x, joint=joint, beta=beta, v=v)[3][k], par, 0.01)
+        assert d_v[:, k] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_positive_inverse(as_python):

@@ -13,9 +13,11 @@ def search(model, par, joint, *, metric=None, theta_stop=np.inf):
     par = np.array(par, float)
     metric = 0.01 * np.eye(par.size) if metric is None else metric.copy()
     value, gradient, beta, v = model.evaluate(par, joint=joint)
+    d_v, d_beta = np.zeros((par.size, v.size)), np.zeros((par.size, beta.size))
     value, n_eval, status = optimise.maximise(
-        model.data, model.structure, model.X, joint, par, value, metric, theta_stop, beta, v, gradient, model.work
-    )
+        model.data, model.structure, model.X, joint, par, value, metric, theta_stop, beta, v, gradient, model.work,
+        d_v, d_beta,
+    )  # fmt: skip
     return par, value, n_eval, status, gradient
 
 
