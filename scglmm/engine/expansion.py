@@ -34,9 +34,7 @@ OF_G, OF_H, OF_T, OF_G_THETA, OF_H_THETA, T_ETA, T_THETA, G_THETA_2, H_THETA_2 =
 
 
 @kernel
-def expand(
-    data, structure, X, joint, par, free, delta, central, v, gradient, work, d_v, d_beta, result, d_covariance
-):
+def expand(data, structure, X, joint, par, free, delta, central, v, gradient, work, d_v, d_beta, result, d_covariance):
     """Fill the Hessian, not yet symmetric.
 
     Parameters
