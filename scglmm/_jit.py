@@ -36,7 +36,7 @@ def _decorator(**options: Any) -> Callable[[Callable], Any]:
 
     numba looks at the file of a function only, and would go on using old copies of the kernels that it calls.
     """
-    jit = njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)
+    jit = njit(cache=True, error_model="numpy", no_cfunc_wrapper=True, **options)
 
     def decorate(function: Callable) -> Any:
         compiled = jit(function)
@@ -48,8 +48,9 @@ def _decorator(**options: Any) -> Callable[[Callable], Any]:
     return decorate
 
 
-entry = _decorator()
-kernel = _decorator(no_cpython_wrapper=True)
+entry = _decorator(nogil=True)
+brief = _decorator(nogil=False)
+kernel = _decorator(nogil=True, no_cpython_wrapper=True)
 
 # Flags for kernels. A plain True or False is a type of its own to numba, for which the callee would be compiled again.
 YES, NO = np.bool_(True), np.bool_(False)

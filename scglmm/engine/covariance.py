@@ -50,6 +50,17 @@ def _term_parameters(psi_at: bytes, first: int) -> tuple[TermParameters, ...]:
     return tuple(terms)
 
 
+def standard_deviations(structure: Structure, first: int) -> np.ndarray:
+    """Positions of the diagonal of Lambda in the parameter vector."""
+    return _standard_deviations(structure.psi_at.tobytes(), first)
+
+
+@lru_cache(maxsize=64)
+def _standard_deviations(psi_at: bytes, first: int) -> np.ndarray:
+    row, column, _ = np.frombuffer(psi_at, np.int32).reshape(3, -1)
+    return first + np.flatnonzero(row == column)
+
+
 def root_of(psi: np.ndarray, c: int) -> np.ndarray:
     """Lambda (c, c) from its entries, column by column."""
     root = np.zeros((c, c))

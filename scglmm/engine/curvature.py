@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from scglmm._jit import entry, kernel
+from scglmm._jit import brief, entry, kernel
 
 from .expansion import CENTRAL, EXPANDED, expand
 from .laplace import laplace
@@ -153,7 +153,7 @@ def positive_inverse(a: np.ndarray, free: np.ndarray) -> np.ndarray:
     return result
 
 
-@entry
+@brief
 def _invert(a, free, largest, result):
     """Invert minus a Hessian over the free parameters, where that is plainly positive definite, into `result`.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scglmm._jit import entry, kernel
+from scglmm._jit import brief, kernel
 
 # Rows of Data.nodes
 NODE_E, NODE_A, NODE_Y = 0, 1, 2
@@ -70,7 +70,7 @@ class Work(NamedTuple):
     slope: np.ndarray  # (2,) derivatives in log(theta) of the log-likelihoods of the nodes, and of all of them
 
 
-@entry
+@brief
 def make_work(structure, X):
     """Allocate the scratch arrays of a model."""
     S, w = structure.z.shape

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from .boundary import variance_derivative
-from .covariance import TermParameters, null_space, term_parameters
+from .covariance import TermParameters, null_space, standard_deviations, term_parameters
 from .curvature import hessian, n_evaluations, negative_definite, positive_inverse
 from .families import NB2, POISSON
 from .laplace import laplace
@@ -62,8 +62,7 @@ class Search:
         self.released: set[int] = set()  # terms that were set free again
         self.tried: set[int] = set()  # terms that were tried at 0
         self.last: dict | None = None  # where the last climb ended
-        row, column, _ = structure.psi_at
-        self.sds = self.first + np.flatnonzero(row == column)  # where the diagonal of Lambda is
+        self.sds = standard_deviations(structure, self.first)
 
     def start(self, beta: np.ndarray, psi: np.ndarray | None, log_theta: float) -> bool:
         """Find starting values; False when the mode cannot be found."""

@@ -38,7 +38,7 @@ def settle_variances(search: Search) -> bool:
     -------
     Whether anything changed, so that the search has to go on.
     """
-    if search.intercepts and not (np.abs(search.par[search.sds]) <= SMALL_PSI).any():
+    if search.intercepts and np.abs(search.par[search.sds]).min(initial=math.inf) > SMALL_PSI:
         return False
     # What is 0 already can be settled together; what is merely small changes the others when it is taken away.
     zero = _small_directions(search, ZERO_PSI)
@@ -169,6 +169,9 @@ def _weakest_direction(search: Search, term: TermParameters) -> float:
 
 def _is_weak(search: Search, term: TermParameters) -> bool:
     """Whether every standard deviation of a term is within a few standard errors of 0."""
+    if term.c == 1:
+        at = term.entries[0]
+        return bool(search.free[at] and abs(search.par[at]) < WEAK * math.sqrt(max(0.0, search.metric[at, at])))
     free = search.free[term.entries]
     sds = term.entries[term.diagonal & free]
     error = np.sqrt(np.maximum(0.0, search.metric[sds, sds]))
