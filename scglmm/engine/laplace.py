@@ -26,16 +26,7 @@ from .families import add_inflation, derivatives, in_range, inflation_gradient, 
 from .layout import FROM_ETA, G_THETA, H_THETA, RHS, STEP, G, H, T, fill
 from .ldl import selected_inverse, solve_upper
 from .mode import EXACT, find_mode
-from .penalised import (
-    ROWS,
-    assemble,
-    cholesky_inverse,
-    copy_columns,
-    factor_joint,
-    multiply,
-    multiply_transposed,
-    solve_joint,
-)
+from .penalised import assemble, cholesky_inverse, factor_joint, multiply, multiply_transposed, solve_joint
 
 
 @entry
@@ -124,7 +115,7 @@ def gradient_at(extra, structure, X, joint, n_psi, v, slope, gradient, work):
                 U[i, c] = work.fixed[0, i, c]
         solve_upper(work.values, starts, entries, U)
         cholesky_inverse(work.schur[0], covariance)
-        _add_fixed(z_column, X, zl, U, covariance, a, rows)
+        _add_fixed(z_column, X, zl, U, covariance, a, rows, work.columns)
 
     # tr(M^-1 B'H dB)
     for k in range(n_psi):
@@ -172,22 +163,19 @@ def gradient_at(extra, structure, X, joint, n_psi, v, slope, gradient, work):
 def leverages(place, zl, inverse, rows, a):
     """a_s = b_s' M^-1 b_s into `a` (S,), and M^-1 b_s at the effects of stratum s into `rows` (S, w)."""
     S, w = zl.shape
-    if w == 1:  # compilers make a loop that is always short slow by preparing it to be long
+    pair = 0
+    for i in range(w):
         for s in range(S):
-            rows[s, 0] = inverse[place[s, 0]] * zl[s, 0]
-            a[s] = zl[s, 0] * rows[s, 0]
-        return
-    for s in range(S):
-        for i in range(w):
             rows[s, i] = 0.0
-        pair = 0
-        for i in range(w):
-            for j in range(i + 1):
+        for j in range(i):
+            for s in range(S):
                 entry = inverse[place[s, pair]]
                 rows[s, i] += entry * zl[s, j]
-                if i != j:
-                    rows[s, j] += entry * zl[s, i]
-                pair += 1
+                rows[s, j] += entry * zl[s, i]
+            pair += 1
+        for s in range(S):
+            rows[s, i] += inverse[place[s, pair]] * zl[s, i]
+        pair += 1
     fill(a, 0.0)
     for i in range(w):
         for s in range(S):
@@ -195,15 +183,18 @@ def leverages(place, zl, inverse, rows, a):
 
 
 @kernel
-def _add_fixed(z_column, X, zl, U, covariance, a, rows):
+def _add_fixed(z_column, X, zl, U, covariance, a, rows, columns):
     """Take a_s and M^-1 b_s to the joint inverse: with x~ = x - U'z they gain x~'C x~ and lose U C x~."""
     S, w = zl.shape
     p = X.shape[1]
-    size = min(S, ROWS)
-    x_left, u, cx = np.empty((p, size)), np.empty((w, p, size)), np.empty(size)
-    for first in range(0, S, ROWS):
-        size = min(ROWS, S - first)
-        copy_columns(X, first, size, x_left)
+    x_left, u, cx = columns[0], columns[2:], columns[1, 0]
+    for first in range(0, S, cx.size):
+        size = min(cx.size, S - first)
+        # Column by column: compilers turn long loops into vector instructions and leave short ones as they are.
+        for c in range(p):
+            left = x_left[c, :size]
+            for k in range(size):
+                left[k] = X[first + k, c]
         for i in range(w):
             for c in range(p):
                 left, own = x_left[c, :size], u[i, c, :size]

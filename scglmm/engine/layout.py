@@ -26,6 +26,7 @@ ZETA, F_ZETA, G_ZETA, H_ZETA = 0, 1, 2, 3
 # Rows of Work.betas: right-hand sides and solutions, gradient
 RHS, GRADIENT = 0, 1
 
+ROWS = 256  # strata whose rows of X are multiplied together: they stay in the cache
 MAX_ETA = 300.0  # exp(300) squared is still finite
 
 
@@ -67,6 +68,7 @@ class Work(NamedTuple):
     rhs: np.ndarray  # (q, 1)
     effects: np.ndarray  # (3, q) two rows of zeros for the sparse kernels; gradient
     betas: np.ndarray  # (2, p)
+    columns: np.ndarray  # (2 + w, p, at most ROWS) some rows of X, column by column, and what they are multiplied with
     slope: np.ndarray  # (2,) derivatives in log(theta) of the log-likelihoods of the nodes, and of all of them
 
 
@@ -88,6 +90,7 @@ def make_work(structure, X):
         np.zeros((q, 1)),
         np.zeros((3, q)),
         np.zeros((2, p)),
+        np.zeros((2 + w, max(1, p), min(S, ROWS))),
         np.zeros(2),
     )
 

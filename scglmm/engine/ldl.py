@@ -68,9 +68,9 @@ def factor(values, starts, entries, work):
 def solve_lower(values, starts, entries, x):
     """Overwrite x (q, m) by the solution of L y = x."""
     q = starts.shape[1] - 1
-    for j in range(q):
-        for t in range(starts[0, j], starts[0, j + 1]):
-            for c in range(x.shape[1]):
+    for c in range(x.shape[1]):
+        for j in range(q):
+            for t in range(starts[0, j], starts[0, j + 1]):
                 x[entries[0, t], c] -= values[q + t] * x[j, c]
 
 
@@ -78,13 +78,12 @@ def solve_lower(values, starts, entries, x):
 def solve_upper(values, starts, entries, x):
     """Overwrite x (q, m) by the solution of D L' y = x."""
     q = starts.shape[1] - 1
-    for j in range(q - 1, -1, -1):
-        per_pivot = 1.0 / values[j]
-        for c in range(x.shape[1]):
-            x[j, c] *= per_pivot
-        for t in range(starts[0, j], starts[0, j + 1]):
-            for c in range(x.shape[1]):
-                x[j, c] -= values[q + t] * x[entries[0, t], c]
+    for c in range(x.shape[1]):
+        for j in range(q - 1, -1, -1):
+            solved = x[j, c] / values[j]
+            for t in range(starts[0, j], starts[0, j + 1]):
+                solved -= values[q + t] * x[entries[0, t], c]
+            x[j, c] = solved
 
 
 @entry

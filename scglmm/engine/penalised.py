@@ -19,8 +19,6 @@ from scglmm._jit import kernel
 from .layout import H, fill
 from .ldl import factor, solve_lower, solve_upper
 
-ROWS = 256  # that are multiplied together: they stay in the cache
-
 
 @kernel
 def scaled_rows(structure, psi, zl):
@@ -43,16 +41,15 @@ def assemble(z_column, place, X, zl, strata, joint, values, fixed, schur):
     q = fixed.shape[1]
     for i in range(values.size):
         values[i] = 1.0 if i < q else 0.0
-    for s in range(S):
-        pair = 0
-        for a in range(w):
-            scaled = strata[H, s] * zl[s, a]
-            for b in range(a + 1):
-                values[place[s, pair]] += scaled * zl[s, b]
-                pair += 1
+    # Strata inside: compilers make a short inner loop slow by preparing it to be a long one.
+    pair = 0
+    for a in range(w):
+        for b in range(a + 1):
+            for s in range(S):
+                values[place[s, pair]] += strata[H, s] * zl[s, a] * zl[s, b]
+            pair += 1
     if not joint:
         return
-    # Coefficients outside, strata inside: compilers make a short inner loop slow by preparing it to be a long one.
     for c in range(p):
         for i in range(q):
             fixed[0, i, c] = 0.0
@@ -125,45 +122,20 @@ def weighted_gram(X, weight, out):
 
 @kernel
 def add_weighted_gram(X, weight, out):
-    """Add the lower triangle of X'WX."""
+    """Add the lower triangle of X'WX, in four strands, so that no addition waits for the one before it."""
     n, p = X.shape
-    columns, weighted = np.empty((p, min(n, ROWS))), np.empty(min(n, ROWS))
-    for first in range(0, n, ROWS):
-        size = min(ROWS, n - first)
-        copy_columns(X, first, size, columns)
-        for c in range(p):
-            x = columns[c, :size]
-            for k in range(size):
-                weighted[k] = weight[first + k] * x[k]
-            for d in range(c + 1):
-                out[c, d] += dot(weighted[:size], columns[d, :size])
-
-
-@kernel
-def copy_columns(X, first, size, out):
-    """Put `size` rows of X (n, p) from `first` on into the beginning of `out` (p, m), column by column.
-
-    Compilers turn loops over such columns into vector instructions, and leave sums over a handful of them as they are.
-    """
-    for c in range(out.shape[0]):
-        column = out[c, :size]
-        for k in range(size):
-            column[k] = X[first + k, c]
-
-
-@kernel
-def dot(x, y):
-    """Inner product in four strands, so that no addition waits for the one before it; always in this order."""
-    a, b, c, d = 0.0, 0.0, 0.0, 0.0
-    whole = x.size // 4 * 4
-    for k in range(0, whole, 4):
-        a += x[k] * y[k]
-        b += x[k + 1] * y[k + 1]
-        c += x[k + 2] * y[k + 2]
-        d += x[k + 3] * y[k + 3]
-    for k in range(whole, x.size):
-        a += x[k] * y[k]
-    return (a + b) + (c + d)
+    whole = n // 4 * 4
+    for c in range(p):
+        for d in range(c + 1):
+            one, two, three, four = 0.0, 0.0, 0.0, 0.0
+            for k in range(0, whole, 4):
+                one += weight[k] * X[k, c] * X[k, d]
+                two += weight[k + 1] * X[k + 1, c] * X[k + 1, d]
+                three += weight[k + 2] * X[k + 2, c] * X[k + 2, d]
+                four += weight[k + 3] * X[k + 3, c] * X[k + 3, d]
+            for k in range(whole, n):
+                one += weight[k] * X[k, c] * X[k, d]
+            out[c, d] += (one + two) + (three + four)
 
 
 @kernel

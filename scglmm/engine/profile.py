@@ -13,7 +13,7 @@ import numpy as np
 from scglmm._jit import NO, YES, entry, kernel
 
 from .laplace import laplace, leverages
-from .layout import FROM_ETA, GRADIENT, STEP, G, H, T
+from .layout import FROM_ETA, G_THETA, GRADIENT, RHS, STEP, G, H, T
 from .optimise import LOG_THETA_MAX, LOG_THETA_MIN
 from .penalised import multiply, multiply_transposed, solve_joint
 
@@ -142,6 +142,7 @@ def _maximise_theta(data, structure, X, par, value, curvature, promise, beta, v,
         if not curvature < 0.0:
             at = par[last]
             par[last] = at - CURVATURE_STEP if at > 0.0 else at + CURVATURE_STEP
+            _move_mode(structure, X, par[last] - at, beta, v, work)
             there = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
             if not math.isfinite(there):
                 return value
@@ -153,6 +154,7 @@ def _maximise_theta(data, structure, X, par, value, curvature, promise, beta, v,
         step = -slope / curvature if curvature < 0.0 else math.copysign(MAX_THETA_STEP, slope)
         step = min(MAX_THETA_STEP, max(-MAX_THETA_STEP, step))
         before = par[last]
+        _move_mode(structure, X, step, beta, v, work)
         for _ in range(6):
             par[last] = min(LOG_THETA_MAX, max(LOG_THETA_MIN, before + step))
             trial = laplace(data, structure, X, YES, YES, par, beta, v, gradient, work)
@@ -164,3 +166,18 @@ def _maximise_theta(data, structure, X, par, value, curvature, promise, beta, v,
         curvature = (gradient[last] - slope) / (par[last] - before)
         value = trial
     return value
+
+
+@kernel
+def _move_mode(structure, X, step, beta, v, work):
+    """Take (v, beta) from the mode to where it will be after a step in log(theta): M_joint^-1 A'g_theta each.
+
+    `work` is what the criterion has left at the mode.
+    """
+    rhs, rhs_beta = work.rhs, work.betas[RHS]
+    multiply_transposed(structure.z_column, X, work.zl, YES, work.strata[G_THETA], rhs, rhs_beta)
+    solve_joint(structure.starts, structure.entries, YES, work.values, work.fixed, work.schur, rhs, rhs_beta)
+    for k in range(v.size):
+        v[k] += step * rhs[k, 0]
+    for c in range(beta.size):
+        beta[c] += step * rhs_beta[c]

@@ -301,7 +301,7 @@ def _mixture_point(
     posterior: np.ndarray, shift: np.ndarray, sd: np.ndarray, level: float, start: np.ndarray
 ) -> np.ndarray:
     """Where the two-sided tail of a normal mixture has a given probability: Newton on its logarithm."""
-    x = start
+    found, left, x = np.empty_like(start), np.arange(len(start)), start
     for _ in range(30):
         above, below = (shift - x[:, None]) / sd, (-x[:, None] - shift) / sd
         tail = np.einsum("bq,bqi->bi", posterior, ndtr(above) + ndtr(below))
@@ -309,9 +309,13 @@ def _mixture_point(
         tail, density = np.maximum(tail, 1e-300), np.maximum(density / np.sqrt(2 * np.pi), 1e-300)
         step = np.log(tail / level) * tail / density
         x = x + np.clip(step, -0.5 * x, x)
-        if np.abs(step / x).max() < 1e-6:  # the next one would be its square
+        found[left] = x
+        going = ~(np.abs(step / x).max(axis=1) < 1e-6)  # the next step would be the square of this
+        if not going.any():
             break
-    return x
+        if not going.all():
+            left, x, posterior, shift, sd = left[going], x[going], posterior[going], shift[going], sd[going]
+    return found
 
 
 @cache
