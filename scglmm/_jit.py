@@ -1,10 +1,10 @@
-"""The two decorators of the engine's kernels.
+"""The decorators of the engine's kernels.
 
 `kernel` is called from other kernels only: leaving out the wrappers that unpack Python objects halves the time to
-compile. `entry` is called from Python as well. Both divide as numpy does (no exception, so no branch) and release
-the GIL.
+compile. `entry` is called from Python as well, and so is `brief`, which keeps the GIL: for what takes some microseconds
+it costs more to give it up and wait for it again. All divide as numpy does (no exception, so no branch).
 
-Neither lets the compiler reorder or fuse arithmetic. A kernel is compiled into every entry that calls it and optimised
+None lets the compiler reorder or fuse arithmetic. A kernel is compiled into every entry that calls it and optimised
 again there; which of the copies a process runs depends on what it has compiled and what it has loaded from numba's
 cache. With arithmetic as written all copies give the same bits.
 """
